@@ -1,0 +1,119 @@
+//! The one error type of the library.
+
+use std::fmt;
+
+/// The result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of thing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A file or folder could not be read or written.
+    Io,
+    /// The bytes are not what they claim to be (not ONNX, truncated, not an image).
+    Malformed,
+    /// The model breaks a rule of the ONNX specification.
+    InvalidModel,
+    /// Valid, but not something this version can do.
+    Unsupported,
+    /// Samples and model do not fit together.
+    Data,
+    /// The engine that runs models refused or failed.
+    Engine,
+    /// Options that contradict each other or name what is not there.
+    Usage,
+}
+
+/// An error: its kind, what happened, where, and, where there is one, the way out.
+///
+/// `Display` prints `place: message`, places from the outside in; [`Error::hint`] is for the
+/// command line to print on a line of its own.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    places: Vec<String>,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with a message: lower case, no final stop, names in backticks.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { kind, places: Vec::new(), message: message.into(), hint: None, source: None }))
+    }
+
+    /// Says where it happened; later calls add places further out.
+    #[must_use]
+    pub fn at(mut self, place: impl Into<String>) -> Self {
+        self.0.places.push(place.into());
+        self
+    }
+
+    /// Says how the user gets out of it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The way out, without the word `hint`.
+    pub fn way_out(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for place in self.0.places.iter().rev() {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as _)
+    }
+}
+
+/// Adds a place to the error of a result.
+pub trait Place<T> {
+    /// Says where the error happened.
+    fn at(self, place: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Place<T> for Result<T> {
+    fn at(self, place: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| e.at(place()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_places_from_the_outside_in() {
+        let e = Error::new(ErrorKind::InvalidModel, "no weight").at("node `a` (Conv)").at("model.onnx").hint("fold it");
+        assert_eq!(e.to_string(), "model.onnx: node `a` (Conv): no weight");
+        assert_eq!(e.way_out(), Some("fold it"));
+    }
+}

@@ -1,0 +1,14 @@
+//! wip
+pub mod error;
+pub mod events;
+pub mod number;
+#[allow(missing_docs, clippy::all)]
+pub mod proto {
+    //! wip
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+pub mod exec;
+pub mod model;
+pub mod pass;
+pub mod rule;
+pub mod sample;

@@ -1,0 +1,21 @@
+//! A model in memory: [`Model`] is metadata and a [`Graph`]; both keep the file's own messages, so that
+//! reading and writing an untouched model gives the same bytes.
+
+mod dtype;
+mod file;
+mod graph;
+mod input;
+mod map;
+mod node;
+mod tensor;
+
+pub use dtype::{format_of, name_of as dtype_name, of_format, width};
+pub use file::{Model, replace_file};
+pub use graph::{At, Graph, NodeId, Use, captures};
+pub use input::{Dim, InputSpec};
+pub use map::map;
+pub use node::{AttributeExt, NodeExt, attribute};
+pub use tensor::Tensor;
+
+pub use crate::proto::tensor_proto::DataType;
+pub use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};

@@ -1,0 +1,89 @@
+//! The number formats, as a table.
+
+/// The integer type whose bytes hold the codes of a format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// Signed, 8 bits.
+    I8,
+    /// Unsigned, 8 bits.
+    U8,
+    /// Signed, 16 bits.
+    I16,
+    /// Unsigned, 16 bits.
+    U16,
+    /// Signed, 32 bits.
+    I32,
+}
+
+impl Storage {
+    /// Bytes a code takes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Storage::I8 | Storage::U8 => 1,
+            Storage::I16 | Storage::U16 => 2,
+            Storage::I32 => 4,
+        }
+    }
+}
+
+/// A linear integer format: which codes there are, and how they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Format {
+    /// The name users write, `int8`.
+    pub name: &'static str,
+    /// Bits of a code.
+    pub bits: u32,
+    /// The smallest code.
+    pub min: i32,
+    /// The largest code.
+    pub max: i32,
+    /// The type the codes are stored in.
+    pub storage: Storage,
+    /// The first `ai.onnx` opset whose QuantizeLinear and DequantizeLinear know the format.
+    pub opset: i64,
+}
+
+impl Format {
+    /// Signed 8 bits.
+    pub const INT8: Format = Format { name: "int8", bits: 8, min: -128, max: 127, storage: Storage::I8, opset: 10 };
+    /// Unsigned 8 bits.
+    pub const UINT8: Format = Format { name: "uint8", bits: 8, min: 0, max: 255, storage: Storage::U8, opset: 10 };
+    /// Signed 16 bits.
+    pub const INT16: Format =
+        Format { name: "int16", bits: 16, min: -32768, max: 32767, storage: Storage::I16, opset: 21 };
+    /// Unsigned 16 bits.
+    pub const UINT16: Format =
+        Format { name: "uint16", bits: 16, min: 0, max: 65535, storage: Storage::U16, opset: 21 };
+    /// Signed 32 bits: biases. DequantizeLinear only, with a zero point of 0.
+    pub const INT32: Format =
+        Format { name: "int32", bits: 32, min: i32::MIN, max: i32::MAX, storage: Storage::I32, opset: 10 };
+
+    /// Every format, in the order they are listed to users.
+    pub const ALL: [Format; 5] = [Format::INT8, Format::UINT8, Format::INT16, Format::UINT16, Format::INT32];
+
+    /// The format of that name.
+    pub fn by_name(name: &str) -> Option<Format> {
+        Self::ALL.into_iter().find(|f| f.name == name)
+    }
+
+    /// The format whose codes are stored as `storage` in full width.
+    pub fn by_storage(storage: Storage) -> Format {
+        match storage {
+            Storage::I8 => Format::INT8,
+            Storage::U8 => Format::UINT8,
+            Storage::I16 => Format::INT16,
+            Storage::U16 => Format::UINT16,
+            Storage::I32 => Format::INT32,
+        }
+    }
+
+    /// Whether negative codes exist.
+    pub fn signed(self) -> bool {
+        self.min < 0
+    }
+
+    /// The code that stands for zero when the scheme is symmetric: 0, or the middle of an unsigned format.
+    pub fn middle(self) -> i32 {
+        if self.signed() { 0 } else { self.max / 2 + 1 }
+    }
+}

@@ -1,0 +1,224 @@
+//! The arithmetic of QuantizeLinear and DequantizeLinear on slices (ai.onnx, opset 10 to 25):
+//! `code = saturate(round_half_even(x / scale) + zero point)`, `real = (code - zero point) * scale`.
+
+use multiversion::multiversion;
+
+use super::{Format, QuantParams, Storage};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The codes one scale and zero point can reach: what the kernels work with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    /// Distance between neighbouring codes, in reals.
+    pub scale: f32,
+    /// The code of zero.
+    pub zero: i32,
+    /// The smallest code.
+    pub lowest: i32,
+    /// The largest code.
+    pub highest: i32,
+}
+
+impl Grid {
+    /// The grid of channel `c`.
+    pub fn of(params: &QuantParams, c: usize) -> Grid {
+        let (scale, zero) = params.channel(c);
+        Grid { scale, zero, lowest: params.lowest(), highest: params.format().max }
+    }
+
+    /// The code of `x`; NaN becomes the lowest code.
+    pub fn code(self, x: f32) -> i32 {
+        // In f64 every code up to 32 bits is exact, and so are the quotient's ties.
+        let steps = f64::from(x / self.scale).round_ties_even() + f64::from(self.zero);
+        steps.max(f64::from(self.lowest)).min(f64::from(self.highest)) as i32
+    }
+
+    /// The real number a code stands for.
+    pub fn real(self, code: i32) -> f32 {
+        (i64::from(code) - i64::from(self.zero)) as f32 * self.scale
+    }
+}
+
+/// The codes of `x`, a tensor of this shape.
+///
+/// Errors when the parameters' axis does not fit the shape.
+pub fn quantize(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<i32>> {
+    let mut codes = Vec::with_capacity(x.len());
+    each_channel(x.len(), shape, params, |c, span| {
+        let grid = Grid::of(params, c);
+        codes.extend(x[span].iter().map(|&x| grid.code(x)));
+    })?;
+    Ok(codes)
+}
+
+/// The real numbers that codes stand for, as a tensor of this shape.
+///
+/// Errors when the parameters' axis does not fit the shape.
+pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Result<Vec<f32>> {
+    let mut x = Vec::with_capacity(codes.len());
+    each_channel(codes.len(), shape, params, |c, span| {
+        let grid = Grid::of(params, c);
+        x.extend(codes[span].iter().map(|&q| grid.real(q)));
+    })?;
+    Ok(x)
+}
+
+/// Quantizes and dequantizes in place: what a Q/DQ pair does to `x`.
+///
+/// Errors when the parameters' axis does not fit the shape.
+pub fn fake_quantize(x: &mut [f32], shape: &[usize], params: &QuantParams) -> Result<()> {
+    each_channel(x.len(), shape, params, |c, span| {
+        let grid = Grid::of(params, c);
+        let steps = i64::from(grid.highest) - i64::from(grid.lowest);
+        if steps <= 1 << 20 {
+            snap(&mut x[span], grid.scale, (grid.lowest - grid.zero) as f32, (grid.highest - grid.zero) as f32);
+        } else {
+            x[span].iter_mut().for_each(|x| *x = grid.real(grid.code(*x)));
+        }
+    })
+}
+
+fn each_channel(
+    len: usize,
+    shape: &[usize],
+    params: &QuantParams,
+    mut visit: impl FnMut(usize, std::ops::Range<usize>),
+) -> Result<()> {
+    let (outer, channels, inner) = params.split(shape)?;
+    if outer * channels * inner != len {
+        return Err(Error::new(ErrorKind::InvalidModel, format!("{len} numbers do not fill the shape {shape:?}")));
+    }
+    for slice in 0..outer * channels {
+        visit(slice % channels.max(1), slice * inner..(slice + 1) * inner);
+    }
+    Ok(())
+}
+
+/// Rounds to the grid. Clamping to whole bounds before rounding gives the same as after it, and makes
+/// the addition of 1.5 * 2^23 round half to even in every SIMD instruction set.
+#[multiversion(targets = "simd")]
+fn snap(x: &mut [f32], scale: f32, low: f32, high: f32) {
+    const MAGIC: f32 = 12_582_912.0;
+    for x in x {
+        let clamped = (*x / scale).max(low).min(high);
+        *x = ((clamped + MAGIC) - MAGIC) * scale;
+    }
+}
+
+/// The extremes of `x`, and how many of its numbers are not finite (those are left out of the extremes).
+///
+/// Without any finite number the extremes are `(+inf, -inf)`.
+pub fn min_max(x: &[f32]) -> (f32, f32, u64) {
+    let (min, max, poison) = scan(x);
+    if poison == 0.0 {
+        return (min, max, 0);
+    }
+    let finite = x.iter().copied().filter(|x| x.is_finite());
+    let (min, max) = finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
+    (min, max, x.iter().filter(|x| !x.is_finite()).count() as u64)
+}
+
+/// Minimum, maximum, and a sum that is zero exactly when every number is finite.
+#[multiversion(targets = "simd")]
+fn scan(x: &[f32]) -> (f32, f32, f32) {
+    const LANES: usize = 32;
+    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut poison = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            min[i] = if chunk[i] < min[i] { chunk[i] } else { min[i] };
+            max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
+            poison[i] += chunk[i] * 0.0;
+        }
+    }
+    for (i, &x) in rest.iter().enumerate() {
+        min[i] = if x < min[i] { x } else { min[i] };
+        max[i] = if x > max[i] { x } else { max[i] };
+        poison[i] += x * 0.0;
+    }
+    (
+        min.iter().fold(f32::INFINITY, |a, &b| a.min(b)),
+        max.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)),
+        poison.iter().sum(),
+    )
+}
+
+/// The bytes of codes in the storage of their format, little endian.
+pub fn pack(format: Format, codes: &[i32]) -> Vec<u8> {
+    match format.storage {
+        Storage::I8 | Storage::U8 => codes.iter().map(|&q| q as u8).collect(),
+        Storage::I16 | Storage::U16 => codes.iter().flat_map(|&q| (q as u16).to_le_bytes()).collect(),
+        Storage::I32 => codes.iter().flat_map(|&q| q.to_le_bytes()).collect(),
+    }
+}
+
+/// The codes in bytes of this storage, little endian.
+pub fn unpack(storage: Storage, bytes: &[u8]) -> Vec<i32> {
+    match storage {
+        Storage::I8 => bytes.iter().map(|&b| i32::from(b as i8)).collect(),
+        Storage::U8 => bytes.iter().map(|&b| i32::from(b)).collect(),
+        Storage::I16 => bytes.as_chunks().0.iter().map(|&b| i32::from(i16::from_le_bytes(b))).collect(),
+        Storage::U16 => bytes.as_chunks().0.iter().map(|&b| i32::from(u16::from_le_bytes(b))).collect(),
+        Storage::I32 => bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rounds_half_to_even_and_saturates() {
+        let p = QuantParams::per_tensor(Format::UINT8, 2.0, 1).unwrap();
+        let codes = quantize(&[-9.0, -1.0, 0.0, 1.0, 3.0, 5.0, 508.0, 1e30, f32::NAN], &[9], &p).unwrap();
+        assert_eq!(codes, [0, 1, 1, 1, 3, 3, 255, 255, 0]);
+        assert_eq!(dequantize(&[0, 1, 255], &[3], &p).unwrap(), [-2.0, 0.0, 508.0]);
+    }
+
+    #[test]
+    fn channels_take_their_own_scale() {
+        let p = QuantParams::per_channel(Format::INT8, 1, vec![1.0, 10.0], vec![0, 0]).unwrap();
+        assert_eq!(
+            quantize(&[5.0, 6.0, 50.0, 60.0, 7.0, 8.0, 70.0, 80.0], &[2, 2, 2], &p).unwrap(),
+            [5, 6, 5, 6, 7, 8, 7, 8]
+        );
+        assert!(quantize(&[1.0; 6], &[2, 3], &p).is_err());
+    }
+
+    #[test]
+    fn bytes_hold_every_code() {
+        for format in Format::ALL {
+            let codes = [format.min, format.max, format.middle(), 1];
+            let bytes = pack(format, &codes);
+            assert_eq!(bytes.len(), 4 * format.storage.bytes());
+            assert_eq!(unpack(format.storage, &bytes), codes);
+        }
+    }
+
+    #[test]
+    fn extremes_leave_out_what_is_not_finite() {
+        let mut x: Vec<f32> = (0..100).map(|i| i as f32 - 50.0).collect();
+        assert_eq!(min_max(&x), (-50.0, 49.0, 0));
+        x[7] = f32::NAN;
+        x[99] = f32::INFINITY;
+        assert_eq!(min_max(&x), (-50.0, 48.0, 2));
+        assert_eq!(min_max(&[]), (f32::INFINITY, f32::NEG_INFINITY, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn fake_quantize_is_dequantize_of_quantize(
+            x in proptest::collection::vec(-1e4f32..1e4, 1..200),
+            scale in 1e-4f32..100.0, zero in 0i32..256, f in 0usize..5,
+        ) {
+            let format = Format::ALL[f];
+            let p = QuantParams::per_tensor(format, scale, zero.clamp(format.min, format.max)).unwrap();
+            let mut fake = x.clone();
+            fake_quantize(&mut fake, &[x.len()], &p).unwrap();
+            let codes = quantize(&x, &[x.len()], &p).unwrap();
+            prop_assert_eq!(fake, dequantize(&codes, &[x.len()], &p).unwrap());
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Measures: drift between a reference and what came of it, moments of a stream.
+
+use serde::Serialize;
+
+/// `10 log10(signal / noise)` of two energies, in dB; infinite when there is no noise.
+pub fn decibels(signal: f64, noise: f64) -> f64 {
+    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
+}
+
+/// Sums that tell how far a stream of numbers is from its reference. Sums run in f64, in the order of the calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Drift {
+    signal: f64,
+    noise: f64,
+    other: f64,
+    dot: f64,
+    max_abs: f64,
+    count: u64,
+}
+
+impl Drift {
+    /// Adds numbers beside their reference; the slices are of one length.
+    pub fn add(&mut self, reference: &[f32], got: &[f32]) {
+        debug_assert_eq!(reference.len(), got.len());
+        for (&r, &g) in reference.iter().zip(got) {
+            let (r, g) = (f64::from(r), f64::from(g));
+            let d = r - g;
+            self.signal += r * r;
+            self.noise += d * d;
+            self.other += g * g;
+            self.dot += r * g;
+            // `max` would drop a NaN.
+            if d.abs() > self.max_abs || d.is_nan() {
+                self.max_abs = d.abs();
+            }
+        }
+        self.count += reference.len() as u64;
+    }
+
+    /// Adds the sums of another stream.
+    pub fn merge(&mut self, other: &Drift) {
+        self.signal += other.signal;
+        self.noise += other.noise;
+        self.other += other.other;
+        self.dot += other.dot;
+        if other.max_abs > self.max_abs || other.max_abs.is_nan() {
+            self.max_abs = other.max_abs;
+        }
+        self.count += other.count;
+    }
+
+    /// Signal to quantization noise ratio, `10 log10(sum ref^2 / sum (ref - got)^2)`, in dB; infinite when equal.
+    pub fn sqnr(&self) -> f64 {
+        decibels(self.signal, self.noise)
+    }
+
+    /// Cosine of the angle between the two streams as vectors; 1 when both are all zero.
+    pub fn cosine(&self) -> f64 {
+        let norms = (self.signal * self.other).sqrt();
+        if norms == 0.0 { f64::from(self.signal == self.other) } else { self.dot / norms }
+    }
+
+    /// The largest absolute difference, in the values' own unit.
+    pub fn max_abs(&self) -> f64 {
+        self.max_abs
+    }
+
+    /// How many numbers were compared.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+/// Mean and central moments of a stream, in f64, computed in two passes over a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Moments {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation (of the population).
+    pub std: f64,
+    /// Pearson's kurtosis, 3 for a Gauss distribution; 0 when all numbers are equal.
+    pub kurtosis: f64,
+}
+
+impl Moments {
+    /// The moments of a slice; zeros for an empty one.
+    pub fn of(x: &[f32]) -> Moments {
+        let n = x.len().max(1) as f64;
+        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+        let (m2, m4) = x.iter().fold((0.0, 0.0), |(m2, m4), &x| {
+            let square = (f64::from(x) - mean).powi(2);
+            (m2 + square, m4 + square * square)
+        });
+        let (m2, m4) = (m2 / n, m4 / n);
+        Moments { mean, std: m2.sqrt(), kurtosis: if m2 == 0.0 { 0.0 } else { m4 / (m2 * m2) } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drift_is_what_the_formula_says() {
+        let mut d = Drift::default();
+        d.add(&[3.0, 4.0], &[3.0, 4.5]);
+        assert!((d.sqnr() - 20.0).abs() < 1e-9);
+        assert_eq!(d.max_abs(), 0.5);
+        assert!((d.cosine() - (9.0 + 18.0) / (5.0 * (9.0f64 + 20.25).sqrt())).abs() < 1e-12);
+        assert_eq!(Drift::default().sqnr(), f64::INFINITY);
+    }
+
+    #[test]
+    fn drift_does_not_hide_a_nan() {
+        let mut d = Drift::default();
+        d.add(&[1.0, 1.0], &[f32::NAN, 1.0]);
+        assert!(d.max_abs().is_nan() && d.sqnr().is_nan());
+    }
+
+    #[test]
+    fn kurtosis_of_two_points_is_one() {
+        let m = Moments::of(&[-1.0, 1.0, -1.0, 1.0]);
+        assert_eq!((m.mean, m.std, m.kurtosis), (0.0, 1.0, 1.0));
+    }
+}

@@ -1,0 +1,18 @@
+//! Number formats, quantization parameters and the kernels on slices. Nothing here knows ONNX.
+//!
+//! - [`Format`]: bits, code range, storage, minimum opset, as data;
+//! - [`Range`], [`Scheme`], [`QuantParams`]: from a range of reals to scale and zero point;
+//! - [`quantize`], [`dequantize`], [`fake_quantize`]: the specification's arithmetic;
+//! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread.
+
+mod format;
+mod kernel;
+mod metric;
+mod params;
+mod range;
+
+pub use format::{Format, Storage};
+pub use kernel::{Grid, dequantize, fake_quantize, min_max, pack, quantize, unpack};
+pub use metric::{Drift, Moments, decibels};
+pub use params::{Granularity, QuantParams, Scheme};
+pub use range::Range;

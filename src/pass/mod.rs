@@ -1,0 +1,78 @@
+//! The rewrites, one file each, and the runner that holds them to the rules.
+//!
+//! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
+
+use crate::error::{Place, Result};
+use crate::events::Events;
+use crate::exec::Executor;
+use crate::model::{Model, NodeId};
+
+/// What a pass does to the function of the model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Effect {
+    /// The outputs stay the same bit for bit, or would with exact arithmetic in the same order.
+    Same,
+    /// The outputs stay the same up to float rounding.
+    Rounding,
+    /// The outputs change: that is the point.
+    Lossy,
+}
+
+/// A rewrite of a model.
+pub trait Pass {
+    /// Its name in reports: `fold-batch-norm`.
+    fn name(&self) -> &'static str;
+    /// What it does to the function of the model.
+    fn effect(&self) -> Effect;
+    /// Does it.
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()>;
+}
+
+/// What a pass may use beside the model, and where it says what it did.
+pub struct Context<'a> {
+    /// The engine, where there is one, for passes that compute.
+    pub executor: Option<&'a dyn Executor>,
+    /// Who listens.
+    pub events: &'a dyn Events,
+    /// What was left alone, and why.
+    pub skipped: Vec<Skipped>,
+    /// How many places the present pass changed.
+    pub changed: usize,
+}
+
+/// A node that a pass left alone.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// The pass.
+    pub pass: &'static str,
+    /// The node, as messages name it.
+    pub node: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl<'a> Context<'a> {
+    /// A context in which nothing happened yet.
+    pub fn new(executor: Option<&'a dyn Executor>, events: &'a dyn Events) -> Self {
+        Context { executor, events, skipped: Vec::new(), changed: 0 }
+    }
+
+    /// Notes that the pass leaves a node alone.
+    pub fn skip(&mut self, pass: &dyn Pass, model: &Model, node: NodeId, reason: impl Into<String>) {
+        let (pass, node, reason) = (pass.name(), model.graph.label(node), reason.into());
+        self.skipped.push(Skipped { pass, node, reason });
+    }
+}
+
+/// Runs a pass: on a copy (which shares the weights), checked afterwards, taken over only when all is well.
+///
+/// Returns how many places it changed. Errors name the pass; the model is then as it was.
+pub fn run(pass: &dyn Pass, model: &mut Model, cx: &mut Context<'_>) -> Result<usize> {
+    let place = || format!("pass `{}`", pass.name());
+    let mut copy = model.clone();
+    cx.changed = 0;
+    pass.run(&mut copy, cx).at(place)?;
+    copy.graph.check().at(place)?;
+    *model = copy;
+    Ok(cx.changed)
+}
