@@ -1,39 +1,54 @@
 //! Engines that run models: [`Executor`] makes a model ready, [`Session`] runs samples through it.
 //!
-//! The engine is never asked to understand a number format: before a model reaches it, what is quantized is lowered
-//! to float constants and fake quantization by our own kernels.
+//! The engine is never asked to understand a number format: before a model reaches it, [`lower`] turns what is
+//! quantized into float constants and fake quantization by our own kernels.
+
+mod lower;
+mod runner;
+#[cfg(feature = "tract")]
+mod tract;
+
+use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::model::{Model, Tensor};
+use crate::model::{Dim, Model, Tensor};
 use crate::sample::Sample;
 
-/// How an input is shaped in the runs to come: a size, or `None` where it changes from run to run.
-pub type InputShape = Vec<Option<usize>>;
+pub use lower::{FAKE_QUANTIZE, lower};
+pub use runner::{Runner, Worker, spread};
+#[cfg(feature = "tract")]
+pub use tract::Tract;
+
+/// The shape of an input in the runs to come: fixed sizes, and symbols for what changes from run to run.
+pub type InputShape = Vec<Dim>;
 
 /// An engine.
 pub trait Executor: Sync {
     /// Its name and version, for reports.
     fn name(&self) -> String;
 
-    /// Makes a model ready for runs whose inputs have these shapes and element types (in the order of
-    /// [`InputSpec::all`](crate::model::InputSpec::all)), watching every float value if `watch` is set.
+    /// Makes a model ready for runs whose inputs have these shapes, in the order of
+    /// [`InputSpec::all`](crate::model::InputSpec::all), and watches those of the values in `watch` that are floats.
     ///
+    /// An output whose declared element type is undefined comes back in whatever type the engine found.
     /// Errors name the node that the engine cannot run.
-    fn prepare(&self, model: &Model, shapes: &[InputShape], watch: bool) -> Result<Box<dyn Prepared>>;
+    fn prepare(&self, model: &Model, shapes: &[InputShape], watch: &[String]) -> Result<Box<dyn Prepared>>;
+
+    /// The shapes that values have whatever the input, as far as the engine can tell: `None` for a size that
+    /// depends on the input.
+    fn shapes(&self, model: &Model) -> Result<HashMap<String, Vec<Option<usize>>>>;
 }
 
 /// A model that is ready to run, to be shared by threads.
 pub trait Prepared: Send + Sync {
-    /// The values that are watched; the numbers that [`Session::run`] calls back with are places in this list.
-    fn watched(&self) -> &[String];
-
     /// Starts a session: one for each thread.
-    fn session(&self) -> Result<Box<dyn Session + '_>>;
+    fn session(&self) -> Result<Box<dyn Session>>;
 }
 
 /// What a watched value looked like in one run.
+#[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// Which value: its place in [`Prepared::watched`].
+    /// Which value: its place in the list that [`Executor::prepare`] was given.
     pub value: usize,
     /// Its shape.
     pub shape: &'a [usize],
@@ -42,7 +57,10 @@ pub struct Seen<'a> {
 }
 
 /// Runs one sample after the other.
-pub trait Session {
+pub trait Session: Send {
     /// Runs a sample and returns the model's outputs in their order; `see` is called with every watched value.
     fn run(&mut self, sample: &Sample, see: &mut dyn FnMut(Seen<'_>)) -> Result<Vec<Tensor>>;
+
+    /// Runs a sample for its outputs alone.
+    fn outputs(&mut self, sample: &Sample) -> Result<Vec<Tensor>>;
 }

@@ -378,6 +378,18 @@ impl Graph {
         self.revision += 1;
     }
 
+    /// Changes element types in value_info: those for which `change` gives another.
+    pub fn retype_value_info(&mut self, change: impl Fn(i32) -> Option<i32>) {
+        for v in &mut self.rest.value_info {
+            if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut())
+                && let Some(dtype) = change(t.elem_type())
+            {
+                t.elem_type = Some(dtype);
+            }
+        }
+        self.revision += 1;
+    }
+
     /// Puts the nodes into an order in which every value is produced before it is read, close to the present one.
     ///
     /// Errors when there is a cycle.

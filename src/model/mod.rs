@@ -5,17 +5,21 @@ mod dtype;
 mod file;
 mod graph;
 mod input;
+mod linear;
 mod map;
 mod node;
 mod tensor;
+mod widen;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::{Model, replace_file};
 pub use graph::{At, Graph, NodeId, Use, captures};
 pub use input::{Dim, InputSpec};
+pub use linear::Linear;
 pub use map::map;
 pub use node::{AttributeExt, NodeExt, attribute};
 pub use tensor::Tensor;
+pub use widen::widen;
 
 pub use crate::proto::tensor_proto::DataType;
 pub use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};

@@ -13,6 +13,9 @@ pub struct Range {
 }
 
 impl Range {
+    /// Nothing but zero.
+    pub const ZERO: Range = Range { min: 0.0, max: 0.0 };
+
     /// The smallest range that holds zero and both bounds; `None` if a bound is not finite.
     pub fn new(min: f32, max: f32) -> Option<Range> {
         (min.is_finite() && max.is_finite()).then(|| Range { min: min.min(0.0), max: max.max(0.0) })

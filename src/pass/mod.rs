@@ -2,10 +2,16 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod fold_constants;
+mod insert;
+
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::{Model, NodeId};
+
+pub use fold_constants::FoldConstants;
+pub use insert::Insert;
 
 /// What a pass does to the function of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,0 +1,116 @@
+//! A model as engines run it: without number formats.
+
+use crate::error::{Place, Result};
+use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, attribute, widen};
+
+/// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
+/// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
+pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
+
+/// Makes a copy of the model that computes the same in float32 alone.
+///
+/// Constants behind DequantizeLinear become float constants; each QuantizeLinear with the DequantizeLinear nodes
+/// behind it becomes [`FAKE_QUANTIZE`]; float16 and bfloat16 are widened. Pairs with something between them stay.
+/// Errors name the node whose format is not supported.
+pub fn lower(model: &Model) -> Result<Model> {
+    let mut model = model.clone();
+    widen(&mut model)?;
+    let graph = &mut model.graph;
+    for id in graph.node_ids() {
+        let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n)) else { continue };
+        let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
+        if let Some(codes) = graph.constant(input)? {
+            let real = Linear::read(graph, node)?.dequantize(&codes).at(|| graph.label(id))?;
+            let output = output.to_owned();
+            graph.remove(id);
+            graph.set_initializer(real.to_proto(&output));
+        } else if let Some((quantize, _)) = graph.producer(input)
+            && graph.node(quantize).is_some_and(Linear::quantizes)
+        {
+            fuse(graph, quantize, id)?;
+        }
+    }
+    graph.drop_unused_initializers();
+    Ok(model)
+}
+
+/// Puts fake quantization in the place of a DequantizeLinear, and drops its QuantizeLinear once nothing reads that.
+fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
+    let (Some(q), Some(dq)) = (graph.node(quantize), graph.node(dequantize)) else { return Ok(()) };
+    let params = Linear::read(graph, q)?;
+    if params != Linear::read(graph, dq)? {
+        return Ok(());
+    }
+    let (codes, real) = (q.output[0].clone(), dq.output[0].clone());
+    let fused = NodeProto {
+        name: dq.name.clone(),
+        op_type: Some(FAKE_QUANTIZE.to_owned()),
+        input: vec![q.input[0].clone()],
+        output: vec![real],
+        attribute: vec![
+            attribute::floats("scales", &params.scales),
+            attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
+            attribute::int("lowest", params.format.min.into()),
+            attribute::int("highest", params.format.max.into()),
+            attribute::int("axis", params.axis),
+        ],
+        ..Default::default()
+    };
+    graph.remove(dequantize);
+    graph.insert(At::After(quantize), fused)?;
+    if graph.uses(&codes).is_empty() && !graph.is_pinned(&codes) {
+        graph.remove(quantize);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Tensor, ValueInfoProto};
+    use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+
+    fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+        NodeProto {
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|s| s.to_string()).collect(),
+            output: vec![output.into()],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn pairs_become_fake_quantization_and_weights_become_floats() {
+        let scalar = |name: &str, t: Tensor| t.to_proto(name);
+        let codes = Tensor::new(crate::model::DataType::Int8, vec![2], vec![2u8, 0xff].into()).unwrap();
+        let zero = Tensor::new(crate::model::DataType::Uint8, vec![], vec![3u8].into()).unwrap();
+        let value = |n: &str| ValueInfoProto { name: Some(n.into()), ..Default::default() };
+        let model = Model::from_proto(ModelProto {
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(13) }],
+            graph: Some(GraphProto {
+                node: vec![
+                    node("QuantizeLinear", &["x", "s", "z"], "q"),
+                    node("DequantizeLinear", &["q", "s", "z"], "d"),
+                    node("DequantizeLinear", &["w", "s"], "wd"),
+                    node("Mul", &["d", "wd"], "y"),
+                ],
+                initializer: vec![
+                    scalar("s", Tensor::from_f32(vec![], vec![0.5])),
+                    scalar("z", zero),
+                    scalar("w", codes),
+                ],
+                input: vec![value("x")],
+                output: vec![value("y")],
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .unwrap();
+        let lowered = lower(&model).unwrap();
+        lowered.graph.check().unwrap();
+        let ops: Vec<_> = lowered.graph.nodes().map(|(_, n)| n.op_type().to_owned()).collect();
+        assert_eq!(ops, [FAKE_QUANTIZE, "Mul"]);
+        assert_eq!(lowered.graph.constant("wd").unwrap().unwrap().f32s().unwrap()[..], [1.0, -0.5]);
+        assert_eq!(lowered.graph.initializers().count(), 1);
+    }
+}

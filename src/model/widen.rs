@@ -1,0 +1,130 @@
+//! float16 and bfloat16 models, computed in float32.
+
+use super::{At, AttributeExt, DataType, Graph, GraphProto, Model, NodeExt, NodeProto, Tensor, TensorProto, attribute};
+use crate::error::Result;
+use crate::proto::{ValueInfoProto, type_proto};
+
+/// Lets a model compute in float32 what it computed in float16 or bfloat16; its inputs and outputs keep their types,
+/// through Cast nodes right behind the inputs and right before the outputs.
+///
+/// Returns whether there was anything to widen. Constants are converted exactly; results differ from the original
+/// by the rounding that the narrow types did. Subgraphs are widened too.
+pub fn widen(model: &mut Model) -> Result<bool> {
+    let graph = &mut model.graph;
+    if !any_narrow(graph) {
+        return Ok(false);
+    }
+    let narrow: Vec<(String, DataType)> =
+        graph.initializers().filter_map(|t| Some((t.name().to_owned(), narrow_type(t.data_type())?))).collect();
+    for (name, _) in narrow {
+        if let Some(t) = graph.initializer(&name).cloned() {
+            graph.set_initializer(widened(&t)?);
+        }
+    }
+    for id in graph.node_ids() {
+        let Some(node) = graph.node(id).filter(|n| touches(n)) else { continue };
+        let mut node = node.clone();
+        widen_node(&mut node)?;
+        graph.edit(id, |n| *n = node)?;
+    }
+    for (name, _) in narrow_values(graph.inputs()) {
+        let wide = graph.fresh_name(&format!("{name}_float32"));
+        graph.redirect(&name, &wide)?;
+        graph.insert(At::Start, cast(&name, &wide, DataType::Float))?;
+        // A captured name reads the narrow value still; the subgraph was widened, so it needs the wide one.
+        for id in graph.captured_by(&name).to_vec() {
+            graph.edit(id, |n| {
+                n.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut).for_each(|g| rename(g, &name, &wide))
+            })?;
+        }
+    }
+    for (name, dtype) in narrow_values(graph.outputs()) {
+        let Some((producer, place)) = graph.producer(&name) else { continue };
+        let wide = graph.fresh_name(&format!("{name}_float32"));
+        graph.edit(producer, |n| n.output[place] = wide.clone())?;
+        graph.redirect(&name, &wide)?;
+        graph.insert(At::End, cast(&wide, &name, dtype))?;
+    }
+    graph.retype_value_info(|t| narrow_type(t).map(|_| DataType::Float as i32));
+    Ok(true)
+}
+
+fn narrow_type(dtype: i32) -> Option<DataType> {
+    DataType::try_from(dtype).ok().filter(|d| matches!(d, DataType::Float16 | DataType::Bfloat16))
+}
+
+fn narrow_values(values: &[ValueInfoProto]) -> Vec<(String, DataType)> {
+    let dtype = |v: &ValueInfoProto| match v.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(t) => narrow_type(t.elem_type()),
+        _ => None,
+    };
+    values.iter().filter_map(|v| Some((v.name().to_owned(), dtype(v)?))).collect()
+}
+
+fn any_narrow(graph: &Graph) -> bool {
+    graph.initializers().any(|t| narrow_type(t.data_type()).is_some())
+        || !narrow_values(graph.inputs()).is_empty()
+        || !narrow_values(graph.outputs()).is_empty()
+        || graph.nodes().any(|(_, n)| touches(n))
+}
+
+/// Whether a node names a narrow type: in a tensor, in the type it casts to or makes, or in a subgraph.
+fn touches(node: &NodeProto) -> bool {
+    let in_tensor = |t: &TensorProto| narrow_type(t.data_type()).is_some();
+    node.attribute.iter().any(|a| a.t.iter().chain(&a.tensors).any(in_tensor))
+        || ["to", "dtype"].iter().any(|name| node.int(name).is_some_and(|d| narrow_type(d as i32).is_some()))
+        || node.subgraphs().any(|g| g.initializer.iter().any(in_tensor) || g.node.iter().any(touches))
+}
+
+fn widen_node(node: &mut NodeProto) -> Result<()> {
+    for name in ["to", "dtype"] {
+        if node.int(name).is_some_and(|d| narrow_type(d as i32).is_some()) {
+            node.set(attribute::int(name, DataType::Float as i64));
+        }
+    }
+    for a in &mut node.attribute {
+        for t in a.t.iter_mut().chain(&mut a.tensors) {
+            *t = widened(t)?;
+        }
+        for graph in a.subgraphs_mut() {
+            for t in &mut graph.initializer {
+                *t = widened(t)?;
+            }
+            graph.node.iter_mut().try_for_each(widen_node)?;
+            for v in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
+                if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut())
+                    && narrow_type(t.elem_type()).is_some()
+                {
+                    t.elem_type = Some(DataType::Float as i32);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn widened(t: &TensorProto) -> Result<TensorProto> {
+    if narrow_type(t.data_type()).is_none() {
+        return Ok(t.clone());
+    }
+    let read = Tensor::from_proto(t)?;
+    Ok(Tensor::from_f32(read.shape().to_vec(), read.f32s()?.into_owned()).to_proto(t.name()))
+}
+
+fn cast(from: &str, to: &str, dtype: DataType) -> NodeProto {
+    NodeProto {
+        name: Some(format!("{to}_cast")),
+        op_type: Some("Cast".into()),
+        input: vec![from.to_owned()],
+        output: vec![to.to_owned()],
+        attribute: vec![attribute::int("to", dtype as i64)],
+        ..Default::default()
+    }
+}
+
+fn rename(graph: &mut GraphProto, old: &str, new: &str) {
+    for node in &mut graph.node {
+        node.input.iter_mut().filter(|n| *n == old).for_each(|n| *n = new.to_owned());
+        node.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut).for_each(|g| rename(g, old, new));
+    }
+}

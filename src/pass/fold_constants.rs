@@ -1,0 +1,230 @@
+//! Computes what does not depend on the input.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{Context, Effect, Pass};
+use crate::error::Result;
+use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor, ValueInfoProto};
+use crate::proto::{GraphProto, ModelProto, TypeProto, type_proto};
+use crate::sample::Sample;
+
+/// Results larger than this, in bytes, are only kept when they are not larger than what they were computed from:
+/// a model must not grow by its Expand and Tile nodes.
+const LARGE: usize = 1 << 16;
+
+/// Operators that give another result each time.
+const RANDOM: &[&str] =
+    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
+
+/// Replaces nodes whose inputs are all constant by their results.
+///
+/// Does: runs the constant part of the graph once in the engine; takes Shape (with the Gather and Slice behind it)
+/// for a constant where the sizes it reads are the same for every input. Quantize/DequantizeLinear is left: what was
+/// quantized on purpose stays so.
+///
+/// Skips when there is no engine, the operator is random, has subgraphs or gives other than plain numbers, or the
+/// result is large and larger than its sources. Nodes whose operator the engine cannot run are left, with its reason.
+///
+/// ```text
+/// before: W -> Reshape(shape) -> MatMul      Shape(x) -> Gather(1) -> Concat -> Reshape
+/// after:  W'                  -> MatMul      [constant]            -> Concat -> Reshape
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FoldConstants;
+
+impl Pass for FoldConstants {
+    fn name(&self) -> &'static str {
+        "fold-constants"
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Rounding
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        if cx.executor.is_none() {
+            return Ok(());
+        }
+        fold_shapes(model, cx)?;
+        let candidates = constant_nodes(&model.graph);
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        match evaluate(model, &candidates, cx) {
+            Ok(results) => take_over(&mut model.graph, &candidates, &results, cx)?,
+            // One node that the engine cannot run must not keep the others: try each for itself.
+            Err(_) => {
+                for id in candidates {
+                    let Some(node) = model.graph.node(id) else { continue };
+                    if node.input.iter().any(|n| !n.is_empty() && model.graph.initializer(n).is_none()) {
+                        cx.skip(self, model, id, "an input could not be computed");
+                        continue;
+                    }
+                    match evaluate(model, &[id], cx) {
+                        Ok(results) => take_over(&mut model.graph, &[id], &results, cx)?,
+                        Err(e) => cx.skip(self, model, id, e.to_string()),
+                    }
+                }
+            }
+        }
+        model.graph.drop_unused_initializers();
+        model.graph.prune_value_info(|_| false);
+        Ok(())
+    }
+}
+
+/// Nodes all of whose inputs are constants or results of such nodes, in order.
+fn constant_nodes(graph: &Graph) -> Vec<NodeId> {
+    let mut constant: HashSet<&str> = HashSet::new();
+    let mut found = Vec::new();
+    for (id, node) in graph.nodes() {
+        let plain = matches!(node.domain(), "" | "ai.onnx")
+            && !RANDOM.contains(&node.op_type())
+            && !node.op_type().ends_with("QuantizeLinear")
+            && !node.op_type().ends_with("DequantizeLinear")
+            && node.subgraphs().next().is_none()
+            && node.input.iter().any(|n| !n.is_empty());
+        let known = |n: &String| n.is_empty() || constant.contains(n.as_str()) || graph.initializer(n).is_some();
+        if plain && node.input.iter().all(known) {
+            constant.extend(node.output.iter().map(String::as_str));
+            found.push(id);
+        }
+    }
+    found
+}
+
+/// Runs nodes as a model of their own; their results by name.
+fn evaluate(model: &Model, nodes: &[NodeId], cx: &Context<'_>) -> Result<HashMap<String, Tensor>> {
+    let Some(executor) = cx.executor else { return Ok(HashMap::new()) };
+    let graph = &model.graph;
+    let nodes: Vec<NodeProto> = nodes.iter().filter_map(|&id| graph.node(id).cloned()).collect();
+    let made: HashSet<&String> = nodes.iter().flat_map(|n| &n.output).collect();
+    let read: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.input).filter(|n| !made.contains(n)).collect();
+    let outputs: Vec<&String> = nodes.iter().flat_map(|n| &n.output).filter(|n| !n.is_empty()).collect();
+    // The element types of the outputs are what the engine finds; UNDEFINED asks it to say.
+    let any = |name: &String| ValueInfoProto {
+        name: Some(name.clone()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(0), shape: None })),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let part = ModelProto {
+        graph: Some(GraphProto {
+            name: Some("constants".into()),
+            initializer: read.iter().filter_map(|n| graph.initializer(n).cloned()).collect(),
+            output: outputs.iter().map(|n| any(n)).collect(),
+            node: nodes.clone(),
+            ..Default::default()
+        }),
+        functions: Vec::new(),
+        ..model.metadata().clone()
+    };
+    let part = Model::from_proto(part)?;
+    let results = executor.prepare(&part, &[], &[])?.session()?.outputs(&Sample { inputs: Vec::new() })?;
+    Ok(outputs.into_iter().cloned().zip(results).collect())
+}
+
+/// Puts results in the place of the nodes that made them.
+fn take_over(
+    graph: &mut Graph,
+    nodes: &[NodeId],
+    results: &HashMap<String, Tensor>,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    for &id in nodes {
+        let Some(node) = graph.node(id) else { continue };
+        let bytes = |name: &String| graph.initializer(name).and_then(|t| Tensor::from_proto(t).ok());
+        let source: usize = node.input.iter().filter_map(bytes).map(|t| t.bytes().len()).sum();
+        let outputs: Vec<(String, Option<&Tensor>)> =
+            node.output.iter().filter(|n| !n.is_empty()).map(|n| (n.clone(), results.get(n))).collect();
+        let fits = |t: &Tensor| t.bytes().len() <= LARGE.max(source);
+        // Where an input was too large to be kept, this node still computes from what is there.
+        let ready = node.input.iter().all(|n| n.is_empty() || graph.initializer(n).is_some());
+        let output_of_graph = outputs.iter().any(|(n, _)| graph.is_output(n));
+        if !ready || output_of_graph || !outputs.iter().all(|(_, t)| t.is_some_and(fits)) {
+            continue;
+        }
+        let values: Vec<_> = outputs.into_iter().filter_map(|(n, t)| Some(t?.to_proto(&n))).collect();
+        graph.remove(id);
+        values.into_iter().for_each(|v| graph.set_initializer(v));
+        cx.changed += 1;
+    }
+    Ok(())
+}
+
+/// Replaces Shape, and Gather or Slice behind it, where the sizes they read do not depend on the input.
+fn fold_shapes(model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+    let Some(executor) = cx.executor else { return Ok(()) };
+    if !model.graph.nodes().any(|(_, n)| n.is("Shape") || n.is("Size")) {
+        return Ok(());
+    }
+    let shapes = match executor.shapes(model) {
+        Ok(shapes) => shapes,
+        Err(e) => {
+            cx.events.warn(&format!("shapes could not be inferred, so shape arithmetic stays: {e}"));
+            return Ok(());
+        }
+    };
+    let graph = &mut model.graph;
+    for id in graph.node_ids() {
+        let Some(node) = graph.node(id).filter(|n| n.is("Shape")) else { continue };
+        let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
+        let Some(dims) = shapes.get(input) else { continue };
+        let rank = dims.len() as i64;
+        let clamp = |i: i64| (if i < 0 { i + rank } else { i }).clamp(0, rank) as usize;
+        let (start, end) = (clamp(node.int("start").unwrap_or(0)), clamp(node.int("end").unwrap_or(rank)));
+        let dims = dims[start.min(end)..end].to_vec();
+        let output = output.to_owned();
+        if !graph.is_output(&output)
+            && let Some(known) = dims.iter().map(|d| d.map(|d| d as i64)).collect::<Option<Vec<i64>>>()
+        {
+            graph.remove(id);
+            graph.set_initializer(Tensor::from_i64(vec![known.len()], known).to_proto(&output));
+            cx.changed += 1;
+            continue;
+        }
+        for reader in graph.uses(&output).to_vec() {
+            let Some(value) = part_of_shape(graph, reader.node, &dims)? else { continue };
+            let Some(node) = graph.node(reader.node) else { continue };
+            let name = node.output[0].clone();
+            if !graph.is_output(&name) {
+                graph.remove(reader.node);
+                graph.set_initializer(value.to_proto(&name));
+                cx.changed += 1;
+            }
+        }
+        if graph.uses(&output).is_empty() && !graph.is_pinned(&output) {
+            graph.remove(id);
+        }
+    }
+    Ok(())
+}
+
+/// What a Gather (axis 0) or Slice with constant places takes out of a shape, if those sizes are known.
+fn part_of_shape(graph: &Graph, reader: NodeId, dims: &[Option<usize>]) -> Result<Option<Tensor>> {
+    let Some(node) = graph.node(reader) else { return Ok(None) };
+    let constant =
+        |slot: usize| -> Result<Option<Tensor>> { node.input_at(slot).map_or(Ok(None), |n| graph.constant(n)) };
+    let at = |i: i64| usize::try_from(if i < 0 { i + dims.len() as i64 } else { i }).ok();
+    if node.is("Gather") && node.int("axis").unwrap_or(0) == 0 {
+        let Some(indices) = constant(1)? else { return Ok(None) };
+        let sizes: Option<Vec<i64>> =
+            indices.i64s()?.into_iter().map(|i| dims.get(at(i)?).copied().flatten().map(|d| d as i64)).collect();
+        return Ok(sizes.map(|s| Tensor::from_i64(indices.shape().to_vec(), s)));
+    }
+    if node.is("Slice") && node.input.len() >= 3 {
+        let (Some(starts), Some(ends)) = (constant(1)?, constant(2)?) else { return Ok(None) };
+        let step = constant(4)?.map_or(Ok(vec![1]), |t| t.i64s())?;
+        let (starts, ends) = (starts.i64s()?, ends.i64s()?);
+        if let ([start], [end], [1]) = (&starts[..], &ends[..], &step[..]) {
+            let rank = dims.len() as i64;
+            let clamp = |i: i64| (if i < 0 { i.saturating_add(rank) } else { i }).clamp(0, rank) as usize;
+            let part = &dims[clamp(*start).min(clamp(*end))..clamp(*end)];
+            let sizes: Option<Vec<i64>> = part.iter().map(|d| d.map(|d| d as i64)).collect();
+            return Ok(sizes.map(|s| Tensor::from_i64(vec![s.len()], s)));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,172 @@
+//! Writes the plan into the graph. No decision is taken here.
+
+use std::collections::BTreeMap;
+
+use super::{Context, Effect, Pass};
+use crate::error::{Place, Result};
+use crate::model::{At, Graph, Model, NodeExt, NodeProto, Tensor, Use, attribute, of_format};
+use crate::number::{QuantParams, pack};
+use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
+use crate::round;
+
+/// Inserts QuantizeLinear and DequantizeLinear as the plan says.
+///
+/// Does: stores constants as codes behind a DequantizeLinear (one for each use with parameters of its own; equal ones
+/// are shared), puts a Q/DQ pair on every value of the plan, lets its readers read the dequantized side, and takes out
+/// absorbed nodes. Names are made from the value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`.
+///
+/// ```text
+/// before: x -> Conv(W, b) -> y
+/// after:  x -> Q -> DQ -> Conv(DQ(W codes), DQ(b codes)) -> y -> Q -> DQ
+/// ```
+///
+/// Source: ONNX QuantizeLinear-10 to -25; the form that ONNX Runtime's QDQ transformers fuse.
+#[derive(Debug, Clone, Copy)]
+pub struct Insert<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+}
+
+impl Pass for Insert<'_> {
+    fn name(&self) -> &'static str {
+        "insert-qdq"
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Lossy
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        let graph = &mut model.graph;
+        let mut stored = Stored::default();
+        for (&at, decision) in &self.plan.constants {
+            stored.put(graph, at, decision).at(|| format!("initializer `{}`", decision.initializer))?;
+            cx.changed += 1;
+        }
+        for decision in self.plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
+            absorb(graph, decision.node)?;
+        }
+        let mut params = BTreeMap::new();
+        let mut values: Vec<(&String, &ValueDecision)> = self.plan.values.iter().collect();
+        // Sources first, so that names of shared parameters are theirs whatever the order of names.
+        values.sort_by_key(|(name, d)| *name != &d.source);
+        for (name, decision) in values {
+            let names = match params.get(&decision.source) {
+                Some(names) => names,
+                None => {
+                    let names = add_params(graph, &decision.source, &decision.params)?;
+                    params.entry(decision.source.clone()).or_insert(names)
+                }
+            };
+            pair(graph, name, decision, names)?;
+            cx.changed += 1;
+        }
+        graph.sort()?;
+        graph.drop_unused_initializers();
+        graph.prune_value_info(|_| false);
+        Ok(())
+    }
+}
+
+/// The names of a scale and a zero point.
+type ParamNames = (String, String);
+
+/// Adds scale and zero point: rank 0 for a whole tensor, rank 1 along an axis.
+fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<ParamNames> {
+    let shape = || if params.axis().is_some() { vec![params.scales().len()] } else { vec![] };
+    let scale = Tensor::from_f32(shape(), params.scales().to_vec());
+    let zero = pack(params.format(), params.zero_points());
+    let zero = Tensor::new(of_format(params.format()), shape(), zero.into())?;
+    Ok((graph.add_constant(&format!("{base}_scale"), &scale), graph.add_constant(&format!("{base}_zero_point"), &zero)))
+}
+
+fn linear_node(
+    graph: &mut Graph,
+    op: &str,
+    base: &str,
+    inputs: [&str; 3],
+    output: &str,
+    axis: Option<usize>,
+) -> NodeProto {
+    let attribute = axis.map(|a| attribute::int("axis", a as i64)).into_iter().collect();
+    NodeProto {
+        name: Some(graph.fresh_name(&format!("{base}_{op}"))),
+        op_type: Some(op.to_owned()),
+        input: inputs.map(str::to_owned).to_vec(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..Default::default()
+    }
+}
+
+/// Constants that were stored already, to be shared by uses that want the same.
+#[derive(Default)]
+struct Stored<'a> {
+    known: Vec<(&'a ConstantDecision, String)>,
+}
+
+impl<'a> Stored<'a> {
+    fn put(&mut self, graph: &mut Graph, at: Use, decision: &'a ConstantDecision) -> Result<()> {
+        let same =
+            self.known.iter().find(|(d, _)| d.initializer == decision.initializer && d.params == decision.params);
+        if let Some((_, name)) = same {
+            let name = name.clone();
+            return graph.set_input(at, &name);
+        }
+        let base = &decision.initializer;
+        let Some(tensor) = graph.constant(base)? else { return Ok(()) };
+        let params = &decision.params;
+        let codes = round::nearest(&tensor.f32s()?, tensor.shape(), params)?;
+        let packed = pack(params.format(), &codes);
+        let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), packed.into())?;
+        let codes = graph.add_constant(&format!("{base}_quantized"), &codes);
+        let (scale, zero) = add_params(graph, base, params)?;
+        let real = graph.fresh_name(&format!("{base}_dequantized"));
+        let node = linear_node(graph, "DequantizeLinear", base, [&codes, &scale, &zero], &real, params.axis());
+        graph.insert(At::Before(at.node), node)?;
+        graph.set_input(at, &real)?;
+        self.known.push((decision, real));
+        Ok(())
+    }
+}
+
+/// Takes out a node whose work the quantized range of its output does; its producer writes that output instead.
+fn absorb(graph: &mut Graph, id: crate::model::NodeId) -> Result<()> {
+    let Some(node) = graph.node(id) else { return Ok(()) };
+    let (input, output) = (node.input[0].clone(), node.output[0].clone());
+    let Some((producer, place)) = graph.producer(&input) else { return Ok(()) };
+    graph.remove(id);
+    graph.edit(producer, |n| n.output[place] = output)
+}
+
+/// Puts a Q/DQ pair on a value.
+fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero): &ParamNames) -> Result<()> {
+    let mut float = value.to_owned();
+    let mut real = graph.fresh_name(&format!("{value}_dequantized"));
+    let producer = graph.producer(value);
+    if decision.at_output
+        && let Some((producer, place)) = producer
+    {
+        float = graph.fresh_name(&format!("{value}_float"));
+        real = value.to_owned();
+        let others: Vec<Use> = graph.uses(value).iter().filter(|u| !decision.readers.contains(u)).copied().collect();
+        graph.edit(producer, |n| n.output[place] = float.clone())?;
+        for at in others {
+            graph.set_input(at, &float)?;
+        }
+    }
+    let codes = graph.fresh_name(&format!("{value}_quantized"));
+    let q = linear_node(graph, "QuantizeLinear", value, [&float, scale, zero], &codes, decision.params.axis());
+    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], &real, decision.params.axis());
+    let q = graph.insert(producer.map_or(At::Start, |(id, _)| At::After(id)), q)?;
+    graph.insert(At::After(q), dq)?;
+    if real != value {
+        for &at in &decision.readers {
+            // A reader that was absorbed is gone.
+            if graph.node(at.node).is_some_and(|n| n.input_at(at.slot) == Some(value)) {
+                graph.set_input(at, &real)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Scales and zero points for what was placed.
+
+use std::collections::BTreeMap;
+
+use super::place::{Places, absorbable};
+use super::select::Selection;
+use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, ValueDecision, Verdict, bounds};
+use crate::calibrate::Ranges;
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max};
+use crate::rule::{OpRule, Role};
+
+/// Biases stay this far below the largest int32: room for the rounding of the scales' product.
+const BIAS_ROOM: f64 = 1.0001;
+
+/// Makes the plan: parameters of every value and constant, and every node's verdict.
+pub(super) fn fit(
+    graph: &Graph,
+    ranges: &Ranges,
+    policy: &Policy,
+    selection: Selection,
+    mut places: Places,
+) -> Result<Plan> {
+    let scheme = policy.activation_scheme();
+    let mut plan = Plan::default();
+    let mut absorbed = BTreeMap::new();
+    for (id, node) in graph.nodes() {
+        let Some(rule) = OpRule::of(node).filter(|r| r.role == Role::Bound && selection.chosen.contains_key(&id))
+        else {
+            continue;
+        };
+        let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
+        if rule.role == Role::Bound
+            && absorbable(graph, &places, input) == Some(id)
+            && let Some(range) = value_range(graph, ranges, output)
+            && let Some((low, high)) = bounds(graph, id)
+            && saturates_within(&scheme, range.clamp(low, high), low, high)?
+        {
+            places.pairs.remove(input);
+            absorbed.insert(id, output.to_owned());
+        }
+    }
+    fit_values(graph, ranges, &scheme, &selection, &places, &mut plan)?;
+    fit_operands(graph, &scheme, &places, &mut plan)?;
+    fit_weights(graph, policy, &selection, &places, &mut plan)?;
+    for (id, _) in graph.nodes() {
+        let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
+            (Verdict::Absorbed, format!("the quantized range of `{output}` cuts off where it does"))
+        } else if let Some(rule) = selection.chosen.get(&id) {
+            (Verdict::Quantized, quantized_because(rule))
+        } else {
+            (Verdict::Float, selection.float.get(&id).cloned().unwrap_or_default())
+        };
+        plan.nodes.push(NodeDecision { node: id, verdict, reason });
+    }
+    Ok(plan)
+}
+
+/// Whether codes at the ends of the format stand for nothing outside `[low, high]` that a code further in would not
+/// round to: then saturation does what the cut did, to within half a step.
+fn saturates_within(scheme: &Scheme, range: Range, low: f32, high: f32) -> Result<bool> {
+    let params = QuantParams::from_ranges(scheme, &[range])?;
+    let (reach_low, reach_high) = params.reach(0);
+    let half = 0.5 * params.scales()[0];
+    Ok(reach_low >= low - half && reach_high <= high + half)
+}
+
+fn quantized_because(rule: &OpRule) -> String {
+    match rule.role {
+        Role::Compute => "multiplies and accumulates in integers",
+        Role::Pass => "passes quantized values on unchanged",
+        _ => "stands between quantized nodes",
+    }
+    .to_owned()
+}
+
+fn value_range(graph: &Graph, ranges: &Ranges, value: &str) -> Option<Range> {
+    let seen = ranges.get(value).and_then(|s| s.range());
+    if seen.is_some() {
+        return seen;
+    }
+    // The value in front of a ReLU or Clip was not watched: what comes out of those is all that matters.
+    let bound = super::bound_behind(graph, value)?;
+    ranges.get(graph.node(bound)?.output_at(0)?)?.range()
+}
+
+fn fit_values(
+    graph: &Graph,
+    ranges: &Ranges,
+    scheme: &Scheme,
+    selection: &Selection,
+    places: &Places,
+    plan: &mut Plan,
+) -> Result<()> {
+    // In the graph's order, so that what passes parameters on finds those of its input.
+    let inputs = graph.inputs().iter().map(|v| v.name());
+    let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
+    for value in inputs.chain(outputs) {
+        let Some(pair) = places.pairs.get(value) else { continue };
+        let rule = graph.producer(value).and_then(|(id, _)| Some((graph.node(id)?, *selection.chosen.get(&id)?)));
+        let passed = rule.filter(|(_, r)| r.role == Role::Pass).and_then(|(n, _)| n.input_at(0));
+        let shared = match passed {
+            Some(input) => match plan.values.get(input) {
+                Some(decision) => Some((decision.params.clone(), decision.range, decision.source.clone())),
+                None => match graph.constant(input)? {
+                    Some(table) => {
+                        let range = constant_range(&table)?;
+                        Some((QuantParams::from_ranges(scheme, &[range])?, range, input.to_owned()))
+                    }
+                    None => None,
+                },
+            },
+            None => None,
+        };
+        let (params, range, source, reason) = match shared {
+            Some((params, range, source)) => (params, range, source.clone(), format!("passes on `{source}` unchanged")),
+            None => {
+                let fixed = rule.and_then(|(_, r)| r.fixed_output());
+                let range = fixed
+                    .or_else(|| value_range(graph, ranges, value))
+                    .ok_or_else(|| Error::new(ErrorKind::Data, format!("`{value}` was not seen in calibration")))?;
+                let reason = match fixed {
+                    Some(_) => "the operator's range is fixed".to_owned(),
+                    None => "range seen in calibration".to_owned(),
+                };
+                (QuantParams::from_ranges(scheme, &[range])?, range, value.to_owned(), reason)
+            }
+        };
+        let (readers, at_output) = (pair.readers.clone(), pair.at_output);
+        plan.values.insert(value.to_owned(), ValueDecision { params, range, source, readers, at_output, reason });
+    }
+    Ok(())
+}
+
+fn constant_range(tensor: &Tensor) -> Result<Range> {
+    let (min, max, non_finite) = min_max(&tensor.f32s()?);
+    if non_finite > 0 {
+        return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
+    }
+    Ok(Range::new(min, max).unwrap_or(Range::ZERO))
+}
+
+fn constant(graph: &Graph, at: Use) -> Result<(String, Tensor)> {
+    let name = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
+    let tensor = graph.constant(&name)?;
+    let missing = || Error::new(ErrorKind::InvalidModel, format!("`{name}` is not a constant"));
+    Ok((name.clone(), tensor.ok_or_else(missing)?))
+}
+
+fn fit_operands(graph: &Graph, scheme: &Scheme, places: &Places, plan: &mut Plan) -> Result<()> {
+    for &at in &places.operands {
+        let (initializer, tensor) = constant(graph, at)?;
+        let range = constant_range(&tensor).at(|| format!("initializer `{initializer}`"))?;
+        let params = QuantParams::from_ranges(scheme, &[range])?;
+        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Operand });
+    }
+    Ok(())
+}
+
+fn fit_weights(graph: &Graph, policy: &Policy, selection: &Selection, places: &Places, plan: &mut Plan) -> Result<()> {
+    for &at in &places.weights {
+        let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
+        let (initializer, tensor) = constant(graph, at)?;
+        let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
+        let mut ranges = weight_ranges(&tensor, &scheme).at(|| format!("initializer `{initializer}`"))?;
+        let input = node.input_at(0).and_then(|x| plan.values.get(x)).map(|v| v.params.scales()[0]);
+        let bias = rule.bias.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
+        let bias = match bias {
+            Some((slot, name)) => graph.constant(&name)?.map(|b| (slot, name, b)),
+            None => None,
+        };
+        let fits = bias.filter(|(_, _, b)| bias_axis(b, tensor_channels(graph, at.node, &tensor)).is_some());
+        let mut params = QuantParams::from_ranges(&scheme, &ranges)?;
+        if let (Some(scale), Some((slot, name, b))) = (input, fits) {
+            let values = b.f32s()?.into_owned();
+            if make_room(&scheme, &mut ranges, &params, scale, &values) {
+                params = QuantParams::from_ranges(&scheme, &ranges)?;
+            }
+            let bias = bias_params(scale, &params, &b)?;
+            let at = Use { node: at.node, slot };
+            plan.constants.insert(at, ConstantDecision { initializer: name, params: bias, part: Part::Bias });
+        }
+        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight });
+    }
+    Ok(())
+}
+
+/// How many output channels a weighted node has.
+fn tensor_channels(graph: &Graph, node: NodeId, weight: &Tensor) -> usize {
+    let Some(node) = graph.node(node) else { return 0 };
+    let axis = OpRule::of(node).and_then(|r| r.channel_axis(node, weight.shape().len()));
+    let groups = if node.is("ConvTranspose") { node.int("group").unwrap_or(1).max(1) as usize } else { 1 };
+    axis.map_or(0, |a| weight.shape()[a] * groups)
+}
+
+/// The axis of a bias that runs along the output channels: its last, if it holds nothing but one number a channel.
+fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
+    let last = bias.shape().len().checked_sub(1)?;
+    (channels > 0 && bias.len() == channels && bias.shape()[last] == channels).then_some(last)
+}
+
+/// The range of a weight, or of each of its channels. A channel of zeros gets the smallest range of the others, so
+/// that the scale of its bias stays as fine as theirs.
+fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
+    let x = tensor.f32s()?;
+    let Granularity::Channel { axis } = scheme.granularity else {
+        return Ok(vec![constant_range(tensor)?]);
+    };
+    let channels = tensor.shape()[axis];
+    let inner: usize = tensor.shape()[axis + 1..].iter().product();
+    let mut extremes = vec![(0f32, 0f32); channels];
+    for (i, row) in x.chunks(inner.max(1)).enumerate() {
+        let (min, max, non_finite) = min_max(row);
+        if non_finite > 0 {
+            return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
+        }
+        let (lo, hi) = &mut extremes[i % channels];
+        (*lo, *hi) = (lo.min(min), hi.max(max));
+    }
+    let mut ranges: Vec<Range> = extremes.iter().filter_map(|&(lo, hi)| Range::new(lo, hi)).collect();
+    let smallest = ranges.iter().map(|r| r.magnitude()).filter(|&m| m > 0.0).fold(f32::INFINITY, f32::min);
+    if let Some(range) = Range::new(-smallest, smallest) {
+        ranges.iter_mut().filter(|r| r.magnitude() == 0.0).for_each(|r| *r = range);
+    }
+    Ok(ranges)
+}
+
+/// Widens the ranges of weights whose bias would not fit int32 at the scale of the accumulator.
+///
+/// onnxruntime issue 21000 tells what happens otherwise: the bias is cut off, silently.
+fn make_room(scheme: &Scheme, ranges: &mut [Range], params: &QuantParams, input: f32, bias: &[f32]) -> bool {
+    let mut changed = false;
+    for (i, &b) in bias.iter().enumerate() {
+        let channel = i % ranges.len();
+        let (scale, _) = params.channel(channel);
+        let least = BIAS_ROOM * f64::from(b.abs()) / f64::from(Format::INT32.max);
+        let product = f64::from(input) * f64::from(scale);
+        if product < least {
+            let codes = f64::from(scheme.format.max - scheme.format.middle());
+            let magnitude = (least / f64::from(input) * codes) as f32;
+            let wide = ranges[channel];
+            let range = Range::new(wide.min().min(-magnitude), wide.max().max(magnitude));
+            ranges[channel] = range.unwrap_or(wide);
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// Parameters of a bias: the scale of the accumulator, `input scale * weight scale`, zero point 0.
+fn bias_params(input: f32, weight: &QuantParams, bias: &Tensor) -> Result<QuantParams> {
+    let accumulator = |s: f32| (input * s).max(f32::MIN_POSITIVE);
+    if weight.axis().is_none() {
+        return QuantParams::per_tensor(Format::INT32, accumulator(weight.scales()[0]), 0);
+    }
+    let scales: Vec<f32> = (0..bias.len()).map(|i| accumulator(weight.scales()[i % weight.scales().len()])).collect();
+    let axis = bias.shape().len() - 1;
+    let zero_points = vec![0; scales.len()];
+    QuantParams::per_channel(Format::INT32, axis, scales, zero_points)
+}

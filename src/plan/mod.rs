@@ -1,0 +1,139 @@
+//! The decision table: for every node, value and weight whether it is quantized, how, and why. Everything is decided
+//! here and nothing is done; the emitter obeys.
+//!
+//! [`select`](Plan::decide) chooses the nodes (file `select`), then the values that carry Q/DQ (file `place`), then
+//! scales and zero points (file `fit`).
+
+mod fit;
+mod place;
+mod policy;
+mod select;
+
+use std::collections::BTreeMap;
+
+use crate::calibrate::Ranges;
+use crate::error::Result;
+use crate::model::{Graph, NodeExt, NodeId, Use};
+use crate::number::{QuantParams, Range};
+use crate::rule::{OpRule, Role};
+
+pub use policy::{Patterns, Policy};
+
+/// Every decision about a model.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// What becomes of each node, in the graph's order.
+    pub nodes: Vec<NodeDecision>,
+    /// The activations that get a Q/DQ pair, by name.
+    pub values: BTreeMap<String, ValueDecision>,
+    /// The constants that are stored as codes, by where they are read.
+    pub constants: BTreeMap<Use, ConstantDecision>,
+}
+
+/// What becomes of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeDecision {
+    /// The node.
+    pub node: NodeId,
+    /// What is done with it.
+    pub verdict: Verdict,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// What is done with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Reads and writes quantized values.
+    Quantized,
+    /// Goes, because the quantized range of its output does its work.
+    Absorbed,
+    /// Computes in float.
+    Float,
+}
+
+/// A Q/DQ pair on a value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueDecision {
+    /// Scale and zero point, per tensor.
+    pub params: QuantParams,
+    /// The range they were made from.
+    pub range: Range,
+    /// The value whose parameters these are: another name where an operator passes them through.
+    pub source: String,
+    /// The places that read the dequantized value; others read the float one.
+    pub readers: Vec<Use>,
+    /// Whether a graph output shows the dequantized value.
+    pub at_output: bool,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A constant that is stored as codes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConstantDecision {
+    /// The initializer.
+    pub initializer: String,
+    /// Scales and zero points.
+    pub params: QuantParams,
+    /// What the constant is to the node that reads it.
+    pub part: Part,
+}
+
+/// What a constant is to the node that reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The weight of a node that computes.
+    Weight,
+    /// A bias, at the scale of the accumulator.
+    Bias,
+    /// An operand that stands where activations stand.
+    Operand,
+}
+
+impl Plan {
+    /// Decides everything about a graph.
+    ///
+    /// `ranges` must hold what [`watch_list`] asked for. Errors when the policy names nodes that are not there, and
+    /// when a constant cannot be read.
+    pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
+        let selection = select::select(graph, ranges, policy)?;
+        let places = place::place(graph, &selection, policy);
+        fit::fit(graph, ranges, policy, selection, places)
+    }
+}
+
+/// The values whose ranges [`Plan::decide`] may need: data inputs and outputs of nodes that have a rule.
+///
+/// Left out is what a ReLU or Clip right behind replaces, so that the engine can fuse the two.
+pub fn watch_list(graph: &Graph) -> Vec<String> {
+    let mut names = std::collections::BTreeSet::new();
+    for (_, node) in graph.nodes() {
+        let Some(rule) = OpRule::of(node) else { continue };
+        let read = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
+        let values = read.chain(node.output.iter().map(String::as_str));
+        names.extend(values.filter(|n| !n.is_empty() && graph.initializer(n).is_none()).map(str::to_owned));
+    }
+    names.into_iter().filter(|n| bound_behind(graph, n).is_none()).collect()
+}
+
+/// The ReLU or Clip that is the only reader of a value.
+fn bound_behind(graph: &Graph, value: &str) -> Option<NodeId> {
+    graph.producer(value)?;
+    let only = graph.only_use(value).filter(|u| u.slot == 0)?;
+    let rule = OpRule::of(graph.node(only.node)?)?;
+    (rule.role == Role::Bound).then_some(only.node)
+}
+
+/// The bounds of a ReLU or Clip: `None` where Clip's are no constants.
+fn bounds(graph: &Graph, node: NodeId) -> Option<(f32, f32)> {
+    let node = graph.node(node)?;
+    if node.is("Relu") {
+        return Some((0.0, f32::INFINITY));
+    }
+    let bound = |slot: usize, open: f32| match node.input_at(slot) {
+        None => Some(open),
+        Some(name) => graph.constant(name).ok()??.f32s().ok()?.first().copied(),
+    };
+    Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?))
+}

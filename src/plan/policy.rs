@@ -1,0 +1,134 @@
+//! What the user and the target want.
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Graph, NodeExt, NodeProto};
+use crate::number::{Format, Granularity, Scheme};
+use crate::target::Target;
+
+/// How to quantize, and what: the target's wishes under the user's.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The target.
+    pub target: &'static Target,
+    /// The format of activations.
+    pub activations: Format,
+    /// Activations have their zero point in the middle of the format.
+    pub symmetric_activations: bool,
+    /// The format of weights.
+    pub weights: Format,
+    /// One scale for each output channel of a weight.
+    pub per_channel: bool,
+    /// The operators to quantize; `None` for the target's.
+    pub operators: Option<Vec<String>>,
+    /// Nodes that stay float.
+    pub exclude: Patterns,
+    /// If there are any, only these nodes are quantized.
+    pub only: Patterns,
+}
+
+impl Policy {
+    /// The target's own policy.
+    pub fn of(target: &'static Target) -> Policy {
+        Policy {
+            target,
+            activations: target.activations,
+            symmetric_activations: target.symmetric_activations,
+            weights: target.weights,
+            per_channel: target.per_channel,
+            operators: None,
+            exclude: Patterns::default(),
+            only: Patterns::default(),
+        }
+    }
+
+    /// The scheme of activations.
+    pub fn activation_scheme(&self) -> Scheme {
+        Scheme {
+            format: self.activations,
+            symmetric: self.symmetric_activations,
+            narrow: false,
+            granularity: Granularity::Tensor,
+        }
+    }
+
+    /// The scheme of a weight whose channels lie along `axis`, if it has such an axis.
+    ///
+    /// Signed weights are symmetric, unsigned ones affine.
+    pub fn weight_scheme(&self, axis: Option<usize>) -> Scheme {
+        let granularity = match axis {
+            Some(axis) if self.per_channel => Granularity::Channel { axis },
+            _ => Granularity::Tensor,
+        };
+        let symmetric = self.weights.signed();
+        Scheme { format: self.weights, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+    }
+
+    /// Whether nodes of this operator are quantized.
+    pub fn wants(&self, op: &str) -> bool {
+        match &self.operators {
+            Some(list) => list.iter().any(|o| o == op),
+            None => self.target.operators.contains(&op),
+        }
+    }
+
+    /// The opset that the emitted Q/DQ nodes need.
+    pub fn opset(&self) -> i64 {
+        self.target.opset.max(self.activations.opset).max(self.weights.opset)
+    }
+}
+
+/// Names of nodes, or globs over them: `/encoder/*`, `Conv_1?`. A node without a name goes by its first output.
+#[derive(Debug, Clone, Default)]
+pub struct Patterns {
+    texts: Vec<String>,
+    globs: GlobSet,
+}
+
+impl Patterns {
+    /// Errors when a text is no glob.
+    pub fn new(texts: &[String]) -> Result<Patterns> {
+        let wrong = |text: &str, e: globset::Error| {
+            Error::new(ErrorKind::Usage, format!("`{text}` is not a pattern: {}", e.kind())).caused_by(e)
+        };
+        let mut globs = GlobSetBuilder::new();
+        for text in texts {
+            globs.add(Glob::new(text).map_err(|e| wrong(text, e))?);
+        }
+        let globs = globs.build().map_err(|e| wrong(&texts.join(" "), e))?;
+        Ok(Patterns { texts: texts.to_vec(), globs })
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// The patterns as they were given.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// Whether the node is meant.
+    pub fn matches(&self, node: &NodeProto) -> bool {
+        let name = name(node);
+        self.texts.iter().any(|t| t == name) || self.globs.is_match(name)
+    }
+
+    /// Errors when a pattern means no node of the graph.
+    pub fn check(&self, graph: &Graph) -> Result<()> {
+        for text in &self.texts {
+            let one = Patterns::new(std::slice::from_ref(text))?;
+            if !graph.nodes().any(|(_, n)| one.matches(n)) {
+                return Err(Error::new(ErrorKind::Usage, format!("no node is called `{text}`"))
+                    .hint("`qdq inspect` lists the nodes; patterns are globs over whole names"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name(node: &NodeProto) -> &str {
+    if node.name().is_empty() { node.output_at(0).unwrap_or("") } else { node.name() }
+}

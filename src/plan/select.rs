@@ -1,0 +1,195 @@
+//! Which nodes are quantized.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::Policy;
+use crate::calibrate::Ranges;
+use crate::error::Result;
+use crate::model::{Graph, NodeExt, NodeId, NodeProto};
+use crate::rule::{OpRule, Role};
+
+/// A value this low in front of a Softmax was put there to mask: no score is.
+const MASK: f32 = -9999.0;
+
+/// A range past this leaves no code for ordinary numbers.
+const TOO_WIDE: f32 = 1e30;
+
+/// The chosen nodes with their rules, and for every other node why it stays float.
+pub(super) struct Selection {
+    pub chosen: BTreeMap<NodeId, &'static OpRule>,
+    pub float: BTreeMap<NodeId, String>,
+}
+
+impl Selection {
+    fn drop(&mut self, node: NodeId, reason: String) {
+        self.chosen.remove(&node);
+        self.float.insert(node, reason);
+    }
+}
+
+/// Chooses the nodes.
+///
+/// What computes is chosen wherever its operands are known. Glue and what passes values on is chosen only between
+/// quantized neighbours: all its inputs must come out of chosen nodes that write integers, and an integer reader must
+/// want the result. Otherwise it would only add rounding.
+pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Selection> {
+    policy.exclude.check(graph)?;
+    policy.only.check(graph)?;
+    let masks = masked(graph, ranges);
+    let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new() };
+    for (id, node) in graph.nodes() {
+        match refusal(graph, ranges, policy, node, &masks, id) {
+            None => s.chosen.extend(OpRule::of(node).map(|r| (id, r))),
+            Some(reason) => drop(s.float.insert(id, reason)),
+        }
+    }
+    while let Some((id, reason)) = misfit(graph, policy, &s) {
+        s.drop(id, reason);
+    }
+    Ok(s)
+}
+
+/// Why a node cannot be quantized, looking at it alone.
+fn refusal(
+    graph: &Graph,
+    ranges: &Ranges,
+    policy: &Policy,
+    node: &NodeProto,
+    masks: &HashSet<NodeId>,
+    id: NodeId,
+) -> Option<String> {
+    let Some(rule) = OpRule::of(node) else { return Some("no rule for the operator".into()) };
+    if policy.exclude.matches(node) {
+        return Some("excluded by the user".into());
+    }
+    if !policy.only.is_empty() && !policy.only.matches(node) {
+        return Some("not among the nodes chosen by the user".into());
+    }
+    if let Role::Float(reason) = rule.role {
+        return Some(reason.into());
+    }
+    if !policy.wants(node.op_type()) {
+        return Some(match policy.operators {
+            Some(_) => "not among the operators chosen by the user".into(),
+            None => format!("target `{}` has no use for it in integers", policy.target.name),
+        });
+    }
+    if masks.contains(&id) {
+        return Some("adds a mask for Softmax, whose huge numbers would take all codes".into());
+    }
+    if let Some(reason) = special(graph, node) {
+        return Some(reason);
+    }
+    let inputs = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
+    for name in inputs.chain(node.output.iter().map(String::as_str).filter(|n| !n.is_empty())) {
+        if let Some(t) = graph.initializer(name) {
+            let float = crate::model::DataType::try_from(t.data_type())
+                .is_ok_and(|d| matches!(d, crate::model::DataType::Float | crate::model::DataType::Double));
+            if !float {
+                return Some(format!("`{name}` is not float"));
+            }
+            continue;
+        }
+        // What a ReLU or Clip replaces is not watched; what comes behind it is.
+        let watched = match super::bound_behind(graph, name) {
+            Some(bound) => graph.node(bound).and_then(|b| b.output_at(0)).unwrap_or(name),
+            None => name,
+        };
+        let Some(stats) = ranges.get(watched) else { return Some(format!("`{name}` is not float, or was not seen")) };
+        if stats.non_finite > 0 {
+            return Some(format!("`{name}` held {} numbers that are not finite", stats.non_finite));
+        }
+        match stats.range() {
+            None => return Some(format!("`{name}` held no number")),
+            Some(r) if r.magnitude() > TOO_WIDE => {
+                return Some(format!("the range of `{name}` is too wide ({:e} to {:e})", r.min(), r.max()));
+            }
+            Some(_) => {}
+        }
+    }
+    None
+}
+
+/// What only some nodes of an operator do.
+fn special(graph: &Graph, node: &NodeProto) -> Option<String> {
+    let constant = |slot: usize| node.input_at(slot).is_some_and(|n| graph.initializer(n).is_some());
+    let text = |name: &str, default: &'static str| node.string(name).unwrap_or(default).to_owned();
+    match node.op_type() {
+        "Clip" if super::bounds(graph, graph.producer(node.output_at(0)?)?.0).is_none() => {
+            Some("its bounds are not constant".into())
+        }
+        "Pad" if text("mode", "constant") == "constant" => {
+            let fill = node.input_at(2).map(|n| graph.constant(n).ok()??.f32s().ok()?.first().copied());
+            match fill {
+                None | Some(Some(0.0)) => None,
+                _ => Some("pads with something other than 0".into()),
+            }
+        }
+        "Resize" if text("mode", "nearest") == "cubic" => {
+            Some("cubic interpolation leaves the range of its input".into())
+        }
+        "MatMul" | "Gemm" | "Conv" | "ConvTranspose" if constant(0) && constant(1) => {
+            Some("both operands are constant".into())
+        }
+        _ => None,
+    }
+}
+
+/// Nodes in front of a Softmax that put in a mask: Add, Sub, Mul or Where whose result is far below any score.
+fn masked(graph: &Graph, ranges: &Ranges) -> HashSet<NodeId> {
+    let mut found = HashSet::new();
+    for (_, node) in graph.nodes().filter(|(_, n)| n.is("Softmax") || n.is("LogSoftmax")) {
+        let mut value = node.input_at(0);
+        while let Some((id, _)) = value.and_then(|v| graph.producer(v)) {
+            let Some(producer) = graph.node(id) else { break };
+            let low =
+                value.and_then(|v| ranges.get(v)).is_some_and(|s| s.min.is_some_and(|m| m <= MASK) || s.non_finite > 0);
+            if !low {
+                break;
+            }
+            found.insert(id);
+            let passes =
+                OpRule::of(producer).is_some_and(|r| r.role == Role::Pass) || producer.is("Mul") || producer.is("Div");
+            value = if passes { producer.input_at(0) } else { None };
+        }
+    }
+    found
+}
+
+/// The first chosen node that has no place between quantized neighbours, and why.
+fn misfit(graph: &Graph, policy: &Policy, s: &Selection) -> Option<(NodeId, String)> {
+    s.chosen.iter().find_map(|(&id, rule)| {
+        let node = graph.node(id)?;
+        match rule.role {
+            Role::Glue | Role::Pass | Role::Bound => {}
+            Role::Compute | Role::Float(_) => return None,
+        }
+        let inputs: Vec<&str> = rule.data_slots(node).filter_map(|slot| node.input_at(slot)).collect();
+        let table = node.is("Gather") && inputs.first().is_some_and(|n| graph.initializer(n).is_some());
+        let activations = inputs.iter().filter(|n| graph.initializer(n).is_none());
+        let behind_compute = rule.role == Role::Bound;
+        let strangers: BTreeSet<&&str> =
+            activations.filter(|n| !writes_integers(graph, policy, s, n, behind_compute)).collect();
+        if let Some(name) = strangers.first() {
+            return Some((id, format!("its input `{name}` is float")));
+        }
+        if inputs.iter().all(|n| graph.initializer(n).is_some()) && !table {
+            return Some((id, "its inputs are constant".into()));
+        }
+        let wanted = node.output.iter().any(|o| graph.uses(o).iter().any(|u| reads_integers(s, graph, *u)));
+        (!wanted && !table).then(|| (id, "no quantized node reads its output".into()))
+    })
+}
+
+/// Whether the value comes out of a chosen node as integers. A ReLU or Clip may also stand right behind a node that
+/// could write float: the two become one.
+fn writes_integers(graph: &Graph, policy: &Policy, s: &Selection, value: &str, behind_compute: bool) -> bool {
+    let Some((producer, _)) = graph.producer(value) else { return false };
+    let Some(node) = graph.node(producer) else { return false };
+    s.chosen.contains_key(&producer) && (behind_compute || !policy.target.float_output.contains(&node.op_type()))
+}
+
+fn reads_integers(s: &Selection, graph: &Graph, at: crate::model::Use) -> bool {
+    let Some(rule) = s.chosen.get(&at.node) else { return false };
+    graph.node(at.node).is_some_and(|n| rule.data_slots(n).any(|slot| slot == at.slot))
+}
