@@ -2,6 +2,15 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod freeze_inputs;
+mod lift_constants;
+mod refusal;
+#[cfg(test)]
+mod sketch;
+
+pub use freeze_inputs::FreezeInputs;
+pub use lift_constants::LiftConstants;
+
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
