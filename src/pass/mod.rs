@@ -2,12 +2,14 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod drop_identity;
 mod freeze_inputs;
 mod lift_constants;
 mod refusal;
 #[cfg(test)]
 mod sketch;
 
+pub use drop_identity::DropIdentity;
 pub use freeze_inputs::FreezeInputs;
 pub use lift_constants::LiftConstants;
 
