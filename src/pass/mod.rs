@@ -3,6 +3,8 @@
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
 mod drop_identity;
+mod fold_batch_norm;
+mod fold_gemm_scale;
 mod freeze_inputs;
 mod lift_constants;
 mod refusal;
@@ -10,6 +12,8 @@ mod refusal;
 mod sketch;
 
 pub use drop_identity::DropIdentity;
+pub use fold_batch_norm::FoldBatchNorm;
+pub use fold_gemm_scale::FoldGemmScale;
 pub use freeze_inputs::FreezeInputs;
 pub use lift_constants::LiftConstants;
 
