@@ -118,6 +118,12 @@ impl Model {
         self.rest.ir_version = Some(self.rest.ir_version().max(ir_version_of(version)));
     }
 
+    /// Raises the IR version to 4 where it is lower: since then an initializer need not be a graph input, and one
+    /// that is not is a constant (docs/IR.md of ONNX, "Graphs").
+    pub fn allow_constants(&mut self) {
+        self.rest.ir_version = Some(self.rest.ir_version().max(4));
+    }
+
     /// Writes an entry of metadata_props, replacing the one of its key.
     pub fn set_metadata(&mut self, key: &str, value: &str) {
         let props = &mut self.rest.metadata_props;

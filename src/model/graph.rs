@@ -225,6 +225,17 @@ impl Graph {
         }
     }
 
+    /// How many dimensions the file states for the value, or the initializer has.
+    pub fn stated_rank(&self, name: &str) -> Option<usize> {
+        if let Some(t) = self.initializer(name) {
+            return Some(t.dims.len());
+        }
+        match self.value_info(name)?.r#type.as_ref()?.value.as_ref()? {
+            type_proto::Value::TensorType(t) => Some(t.shape.as_ref()?.dim.len()),
+            _ => None,
+        }
+    }
+
     // ---- editing ----
 
     /// A name like `base` that no value and no node has, now or in a subgraph.
@@ -347,6 +358,19 @@ impl Graph {
         let name = self.fresh_name(base);
         self.set_initializer(value.to_proto(&name));
         name
+    }
+
+    /// Lets one use read this constant, and says under which name: that of the initializer it reads now where nothing
+    /// else reads it, else a fresh one like `base`.
+    pub fn give_constant(&mut self, at: Use, base: &str, value: &Tensor) -> Result<String> {
+        let present = self.node(at.node).and_then(|n| n.input_at(at.slot)).map(str::to_owned);
+        if let Some(name) = present.filter(|n| self.initializer(n).is_some() && self.only_use(n) == Some(at)) {
+            self.set_initializer(value.to_proto(&name));
+            return Ok(name);
+        }
+        let name = self.add_constant(base, value);
+        self.set_input(at, &name)?;
+        Ok(name)
     }
 
     /// Removes the initializers that nothing reads; graph outputs and captures count as reading.
@@ -615,6 +639,26 @@ mod tests {
         g.check().unwrap();
         assert_eq!(g.producer("y"), Some((ids[0], 0)));
         assert_eq!(g.uses("y").len(), 1);
+    }
+
+    #[test]
+    fn a_shared_constant_is_not_changed_under_its_other_readers() {
+        let mut g = Graph::from_proto(GraphProto {
+            node: vec![node("Add", &["x", "w"], &["a"]), node("Add", &["a", "w"], &["y"])],
+            initializer: vec![Tensor::from_f32(vec![], vec![1.0]).to_proto("w")],
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..Default::default()
+        })
+        .unwrap();
+        let at = |i: usize| Use { node: g.node_ids()[i], slot: 1 };
+        let (first, second) = (at(0), at(1));
+        let two = Tensor::from_f32(vec![], vec![2.0]);
+        assert_eq!(g.give_constant(first, "w", &two).unwrap(), "w_2");
+        assert_eq!(g.constant("w").unwrap().unwrap().f32s().unwrap()[..], [1.0]);
+        assert_eq!(g.give_constant(second, "w", &two).unwrap(), "w");
+        assert_eq!(g.constant("w").unwrap(), Some(two));
+        g.check().unwrap();
     }
 
     #[test]

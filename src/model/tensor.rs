@@ -151,6 +151,28 @@ impl Tensor {
         })
     }
 
+    /// The elements of a float tensor of any width, widened. Errors for every other type.
+    pub fn f64s(&self) -> Result<Vec<f64>> {
+        Ok(match self.dtype {
+            DataType::Double => self.bytes.as_chunks().0.iter().map(|&x| f64::from_le_bytes(x)).collect(),
+            _ => self.f32s()?.iter().map(|&x| x.into()).collect(),
+        })
+    }
+
+    /// A float tensor of that element type; the numbers, which must fill the shape, are rounded to nearest, ties to even.
+    ///
+    /// Errors when the type is not a float type.
+    pub fn from_f64(dtype: DataType, shape: Vec<usize>, x: &[f64]) -> Result<Tensor> {
+        let bytes = match dtype {
+            DataType::Float => return Ok(Self::from_f32(shape, x.iter().map(|&x| x as f32).collect())),
+            DataType::Double => x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(),
+            DataType::Float16 => x.iter().flat_map(|&x| half::f16::from_f64(x).to_le_bytes()).collect(),
+            DataType::Bfloat16 => x.iter().flat_map(|&x| half::bf16::from_f64(x).to_le_bytes()).collect(),
+            other => return Err(malformed(format!("expected a float type, found {}", dtype_name(other)))),
+        };
+        Tensor::new(dtype, shape, bytes.into())
+    }
+
     /// The elements of an integer or boolean tensor, widened. Errors for every other type, and for uint64
     /// values past the range of int64.
     pub fn i64s(&self) -> Result<Vec<i64>> {
@@ -228,6 +250,16 @@ mod tests {
         assert!(Tensor::from_proto(&t).is_err());
         t.data_type = Some(99);
         assert!(Tensor::from_proto(&t).is_err());
+    }
+
+    #[test]
+    fn floats_of_every_width_go_through_f64() {
+        for dtype in [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16] {
+            let t = Tensor::from_f64(dtype, vec![3], &[0.5, -2.0, 1.0 + 1.0 / 8192.0]).unwrap();
+            let wide = matches!(dtype, DataType::Float | DataType::Double);
+            assert_eq!(t.f64s().unwrap(), [0.5, -2.0, if wide { 1.0 + 1.0 / 8192.0 } else { 1.0 }], "{dtype:?}");
+        }
+        assert!(Tensor::from_f64(DataType::Int8, vec![1], &[1.0]).is_err());
     }
 
     #[test]

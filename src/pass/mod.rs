@@ -2,16 +2,29 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod drop_identity;
+mod fold_batch_norm;
 mod fold_constants;
+mod fold_gemm_scale;
+mod freeze_inputs;
 mod insert;
+mod lift_constants;
+mod refusal;
+#[cfg(test)]
+mod sketch;
 
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::{Model, NodeId};
 
+pub use drop_identity::DropIdentity;
+pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;
+pub use fold_gemm_scale::FoldGemmScale;
+pub use freeze_inputs::FreezeInputs;
 pub use insert::Insert;
+pub use lift_constants::LiftConstants;
 
 /// What a pass does to the function of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
