@@ -13,7 +13,9 @@ pub mod proto {
     //! wip
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
+pub mod quantize;
 pub mod round;
 pub mod rule;
 pub mod sample;
 pub mod target;
+pub mod validate;

@@ -44,6 +44,11 @@ impl<'a> Runner<'a> {
         &self.watch
     }
 
+    /// The names of the model's outputs, in their order.
+    pub fn output_names(&self) -> Vec<String> {
+        self.model.graph.outputs().iter().map(|v| v.name().to_owned()).collect()
+    }
+
     /// A worker for one thread.
     pub fn worker(&self) -> Worker<'_> {
         Worker { runner: self, current: None }

@@ -73,6 +73,11 @@ impl Model {
         ModelProto { graph: Some(self.graph.to_proto()), ..self.rest.clone() }
     }
 
+    /// How many bytes the model takes in a file.
+    pub fn encoded_len(&self) -> usize {
+        self.to_proto().encoded_len()
+    }
+
     /// The model as the bytes of a file.
     ///
     /// Errors when they would pass protobuf's limit of 2 GiB.

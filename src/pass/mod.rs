@@ -12,6 +12,7 @@ mod lift_constants;
 mod refusal;
 #[cfg(test)]
 mod sketch;
+mod widen_float16;
 
 use crate::error::{Place, Result};
 use crate::events::Events;
@@ -25,6 +26,7 @@ pub use fold_gemm_scale::FoldGemmScale;
 pub use freeze_inputs::FreezeInputs;
 pub use insert::Insert;
 pub use lift_constants::LiftConstants;
+pub use widen_float16::WidenFloat16;
 
 /// What a pass does to the function of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,6 +83,17 @@ impl<'a> Context<'a> {
         let (pass, node, reason) = (pass.name(), model.graph.label(node), reason.into());
         self.skipped.push(Skipped { pass, node, reason });
     }
+}
+
+/// The exact passes that make a model ready to be quantized, in their order:
+///
+/// 1. `freeze-inputs`, `lift-constants`: afterwards a constant is an initializer, and the others need look no further;
+/// 2. `widen-float16`: constants are float32 from here on;
+/// 3. `drop-identity`: what stands between two nodes must not hide them from each other;
+/// 4. `fold-constants`: weights that were computed become constants (CNTK reshapes them in the graph);
+/// 5. `fold-batch-norm`, `fold-gemm-scale`: need constants next to the layers.
+pub fn exact() -> [&'static dyn Pass; 7] {
+    [&FreezeInputs, &LiftConstants, &WidenFloat16, &DropIdentity, &FoldConstants, &FoldBatchNorm, &FoldGemmScale]
 }
 
 /// Runs a pass: on a copy (which shares the weights), checked afterwards, taken over only when all is well.

@@ -1,0 +1,341 @@
+//! The way of the data: from a float model and samples to a quantized model and what was found on the way.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::calibrate::calibrate;
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::events::Events;
+use crate::exec::{Executor, Runner};
+use crate::model::{Linear, Model, NodeExt};
+use crate::pass::{self, Context, Insert, Skipped};
+use crate::plan::{Part, Plan, Policy, Verdict, watch_list};
+use crate::sample::Samples;
+use crate::validate::{OutputDrift, compare};
+
+/// The most samples that are held back for verification.
+const HELD_BACK: usize = 16;
+
+/// With fewer samples than this, all are used for both calibration and verification.
+const FEW: usize = 10;
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// How to quantize, and what.
+    pub policy: Policy,
+}
+
+/// A quantized model, as the bytes of a file, and what was found on the way.
+#[derive(Debug, Clone)]
+pub struct Quantized {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// The plan it was made by.
+    pub plan: Plan,
+    /// What was found.
+    pub report: Report,
+}
+
+/// What `quantize` found. Everything in it was measured on the model that is returned.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The version of this library.
+    pub qdq: &'static str,
+    /// The target's name.
+    pub target: &'static str,
+    /// The engine that ran the models.
+    pub engine: String,
+    /// Opset before and after.
+    pub opset: (i64, i64),
+    /// Bytes of the model before and after.
+    pub size: (usize, usize),
+    /// The samples and how they were split.
+    pub samples: Split,
+    /// How many nodes are what.
+    pub counts: Counts,
+    /// Every node that was considered, in the graph's order.
+    pub nodes: Vec<NodeRow>,
+    /// What the passes left alone.
+    pub skipped: Vec<Skipped>,
+    /// Drift of each output against the float model.
+    pub outputs: Vec<OutputDrift>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Time of each stage, in seconds.
+    pub stages: Vec<Stage>,
+    /// The most memory the process had, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// The samples and how they were split.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Split {
+    /// What the samples are.
+    pub source: String,
+    /// How many calibrated.
+    pub calibration: usize,
+    /// How many verified.
+    pub verification: usize,
+    /// Whether these are the same samples, because there are few.
+    pub shared: bool,
+}
+
+/// How many nodes are what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Nodes that read and write integers.
+    pub quantized: usize,
+    /// Nodes that a range took the place of.
+    pub absorbed: usize,
+    /// Nodes that compute in float.
+    pub float: usize,
+    /// Constants stored as codes: weights and operands.
+    pub constants: usize,
+    /// Biases stored as int32.
+    pub biases: usize,
+    /// Values with a Q/DQ pair.
+    pub pairs: usize,
+}
+
+/// What became of a node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeRow {
+    /// Its name, or that of its first output.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// `quantized`, `absorbed` or `float`.
+    pub verdict: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// How long a stage took.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Seconds of wall time.
+    pub seconds: f64,
+}
+
+/// Measures stages one after the other.
+struct Clock<'a> {
+    events: &'a dyn Events,
+    stages: Vec<Stage>,
+    since: Instant,
+}
+
+impl Clock<'_> {
+    fn stage(&mut self, name: &'static str) {
+        self.close();
+        self.events.stage(name);
+        self.stages.push(Stage { name, seconds: 0.0 });
+    }
+
+    fn close(&mut self) {
+        let spent: Duration = self.since.elapsed();
+        if let Some(stage) = self.stages.last_mut() {
+            stage.seconds = spent.as_secs_f64();
+        }
+        self.since = Instant::now();
+    }
+}
+
+/// Keeps warnings for the report and hands them on.
+struct Listening<'a> {
+    inner: &'a dyn Events,
+    warnings: std::sync::Mutex<Vec<String>>,
+}
+
+impl Events for Listening<'_> {
+    fn stage(&self, name: &'static str) {
+        self.inner.stage(name);
+    }
+
+    fn tick(&self, done: usize, total: usize) {
+        self.inner.tick(done, total);
+    }
+
+    fn warn(&self, message: &str) {
+        if let Ok(mut warnings) = self.warnings.lock() {
+            warnings.push(message.to_owned());
+        }
+        self.inner.warn(message);
+    }
+}
+
+/// Quantizes a model: prepares, calibrates, plans, inserts, and verifies by running both models.
+///
+/// `model` is not changed. Errors when the model holds operators that cannot be raised to the opset that the
+/// emitted nodes need, cannot be run by the engine, when samples do not fit it, and when nothing in it can be quantized.
+pub fn quantize(
+    model: &Model,
+    samples: &dyn Samples,
+    recipe: &Recipe,
+    executor: &dyn Executor,
+    events: &dyn Events,
+) -> Result<Quantized> {
+    let events = Listening { inner: events, warnings: Default::default() };
+    let mut clock = Clock { events: &events, stages: Vec::new(), since: Instant::now() };
+    let policy = &recipe.policy;
+
+    clock.stage("prepare");
+    let mut prepared = model.clone();
+    let mut cx = Context::new(Some(executor), &events);
+    prepare(&mut prepared, policy.opset(), &mut cx)?;
+
+    clock.stage("calibrate");
+    let (calibration, verification, shared) = split(samples.len());
+    let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph))?;
+    let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
+    for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
+        let node = prepared.graph.producer(value).map_or("an input".to_owned(), |(id, _)| prepared.graph.label(id));
+        events.warn(&format!("`{value}` of {node} held {} numbers that are not finite; it stays float", stats.non_finite));
+    }
+
+    clock.stage("plan");
+    let plan = Plan::decide(&prepared.graph, &ranges, policy)?;
+    if plan.constants.is_empty() && plan.values.is_empty() {
+        return Err(nothing_to_quantize(&prepared, &plan));
+    }
+
+    clock.stage("insert");
+    let mut quantized = prepared.clone();
+    pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
+    sign(&mut quantized, policy);
+    let bytes = quantized.to_bytes()?;
+
+    clock.stage("verify");
+    let written = Model::from_bytes(bytes.clone().into()).at(|| "reading the written model back".to_owned())?;
+    let outputs = compare(&runner, &Runner::new(executor, &written, Vec::new())?, samples, &verification, &events)?;
+    clock.close();
+
+    let report = Report {
+        qdq: env!("CARGO_PKG_VERSION"),
+        target: policy.target.name,
+        engine: executor.name(),
+        opset: (model.opset(), written.opset()),
+        size: (model.encoded_len(), bytes.len()),
+        samples: Split {
+            source: samples.describe(),
+            calibration: calibration.len(),
+            verification: verification.len(),
+            shared,
+        },
+        counts: count(&plan),
+        nodes: rows(&prepared, &plan),
+        skipped: std::mem::take(&mut cx.skipped),
+        outputs,
+        warnings: Vec::new(),
+        stages: clock.stages,
+        peak_memory: None,
+    };
+    let warnings = events.warnings.into_inner().unwrap_or_default();
+    Ok(Quantized { bytes, plan, report: Report { warnings, ..report } })
+}
+
+/// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
+pub fn prepare(model: &mut Model, opset: i64, cx: &mut Context<'_>) -> Result<()> {
+    if model.graph.nodes().any(|(_, n)| Linear::quantizes(n) || Linear::dequantizes(n)) {
+        return Err(Error::new(ErrorKind::Unsupported, "the model is quantized already: it holds Q/DQ nodes")
+            .hint("give the float model it was made from"));
+    }
+    for pass in pass::exact() {
+        pass::run(pass, model, cx)?;
+    }
+    let _ = opset;
+    Ok(())
+}
+
+/// Which samples calibrate and which verify: every n-th is held back, so that a folder sorted by class is split well.
+fn split(count: usize) -> (Vec<usize>, Vec<usize>, bool) {
+    let all: Vec<usize> = (0..count).collect();
+    if count < FEW {
+        return (all.clone(), all, true);
+    }
+    let held = (count / 5).min(HELD_BACK);
+    let verification: Vec<usize> = (0..held).map(|i| (2 * i + 1) * count / (2 * held)).collect();
+    let calibration = all.into_iter().filter(|i| verification.binary_search(i).is_err()).collect();
+    (calibration, verification, false)
+}
+
+/// Says in the model's metadata who made it and how.
+fn sign(model: &mut Model, policy: &Policy) {
+    let kind = |format: crate::number::Format, symmetric: bool| {
+        format!("{} {}", format.name, if symmetric { "symmetric" } else { "affine" })
+    };
+    model.set_metadata("qdq.version", env!("CARGO_PKG_VERSION"));
+    model.set_metadata(
+        "qdq.recipe",
+        &format!(
+            "target {}, activations {} per tensor min-max, weights {} {}",
+            policy.target.name,
+            kind(policy.activations, policy.symmetric_activations),
+            kind(policy.weights, policy.weights.signed()),
+            if policy.per_channel { "per channel" } else { "per tensor" },
+        ),
+    );
+}
+
+fn nothing_to_quantize(model: &Model, plan: &Plan) -> Error {
+    let mut reasons: Vec<(String, usize)> = Vec::new();
+    for d in &plan.nodes {
+        let operator = model.graph.node(d.node).map(NodeExt::operator).unwrap_or_default();
+        let text = format!("{operator}: {}", d.reason);
+        match reasons.iter_mut().find(|(t, _)| *t == text) {
+            Some((_, n)) => *n += 1,
+            None => reasons.push((text, 1)),
+        }
+    }
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let list: Vec<String> = reasons.iter().take(5).map(|(t, n)| format!("{n} x {t}")).collect();
+    Error::new(ErrorKind::Unsupported, format!("nothing in the model can be quantized ({})", list.join("; ")))
+        .hint("`qdq inspect` lists the model's layers")
+}
+
+fn count(plan: &Plan) -> Counts {
+    let with = |v: Verdict| plan.nodes.iter().filter(|d| d.verdict == v).count();
+    let biases = plan.constants.values().filter(|c| c.part == Part::Bias).count();
+    Counts {
+        quantized: with(Verdict::Quantized),
+        absorbed: with(Verdict::Absorbed),
+        float: with(Verdict::Float),
+        constants: plan.constants.len() - biases,
+        biases,
+        pairs: plan.values.len(),
+    }
+}
+
+fn rows(model: &Model, plan: &Plan) -> Vec<NodeRow> {
+    let row = |d: &crate::plan::NodeDecision| {
+        let node = model.graph.node(d.node)?;
+        let name = if node.name().is_empty() { node.output_at(0).unwrap_or("") } else { node.name() };
+        let verdict = match d.verdict {
+            Verdict::Quantized => "quantized",
+            Verdict::Absorbed => "absorbed",
+            Verdict::Float => "float",
+        };
+        Some(NodeRow { node: name.to_owned(), operator: node.operator(), verdict, reason: d.reason.clone() })
+    };
+    plan.nodes.iter().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_hold_back_every_nth_and_share_when_there_are_few() {
+        assert_eq!(split(3), (vec![0, 1, 2], vec![0, 1, 2], true));
+        for count in [10, 11, 50, 100, 1000] {
+            let (calibration, verification, shared) = split(count);
+            assert!(!shared && verification.len() <= HELD_BACK && verification.len() * 4 <= calibration.len());
+            let mut all = [calibration, verification].concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+        }
+    }
+}
