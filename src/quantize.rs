@@ -193,7 +193,10 @@ pub fn quantize(
     let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
         let node = prepared.graph.producer(value).map_or("an input".to_owned(), |(id, _)| prepared.graph.label(id));
-        events.warn(&format!("`{value}` of {node} held {} numbers that are not finite; it stays float", stats.non_finite));
+        events.warn(&format!(
+            "`{value}` of {node} held {} numbers that are not finite; it stays float",
+            stats.non_finite
+        ));
     }
 
     clock.stage("plan");

@@ -1,0 +1,100 @@
+//! Drift of a quantized model against its float original, measured by running both.
+
+mod layers;
+mod outputs;
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::Events;
+use crate::exec::{Executor, Runner};
+use crate::model::{InputSpec, Model};
+use crate::sample::Samples;
+
+pub use layers::{LayerDrift, compare_layers};
+pub use outputs::{Accuracy, OutputDrift, compare};
+
+/// What to measure beside the drift of the outputs.
+#[derive(Debug, Clone, Default)]
+pub struct Questions {
+    /// The drift of every layer.
+    pub layers: bool,
+    /// The right class of each sample, to measure the accuracy of both models by their first output of scores.
+    pub labels: Option<Vec<usize>>,
+}
+
+/// What `validate` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Validation {
+    /// The version of this library.
+    pub qdq: &'static str,
+    /// The engine that ran the models.
+    pub engine: String,
+    /// What the samples are.
+    pub source: String,
+    /// How many samples were run.
+    pub samples: usize,
+    /// Drift of each output.
+    pub outputs: Vec<OutputDrift>,
+    /// Accuracy of both models, where labels were given.
+    pub accuracy: Option<Accuracy>,
+    /// Drift of each layer, in the graph's order, where it was asked for.
+    pub layers: Option<Vec<LayerDrift>>,
+}
+
+/// Runs both models on all samples and compares them.
+///
+/// Errors when the models do not take the same inputs or do not give the same outputs, when samples do not fit them,
+/// and when there are labels but not one for each sample, or no output that could be scores.
+pub fn validate(
+    float: &Model,
+    quantized: &Model,
+    samples: &dyn Samples,
+    questions: &Questions,
+    executor: &dyn Executor,
+    events: &dyn Events,
+) -> Result<Validation> {
+    same_inputs(float, quantized)?;
+    let picks: Vec<usize> = (0..samples.len()).collect();
+    if let Some(labels) = &questions.labels
+        && labels.len() != picks.len()
+    {
+        let what = format!("there are {} samples and {} labels", picks.len(), labels.len());
+        return Err(Error::new(ErrorKind::Data, what));
+    }
+    events.stage("run both models");
+    let a = Runner::new(executor, float, Vec::new())?;
+    let b = Runner::new(executor, quantized, Vec::new())?;
+    let (outputs, accuracy) = outputs::compare_with(&a, &b, samples, &picks, questions.labels.as_deref(), events)?;
+    let layers = match questions.layers {
+        true => {
+            events.stage("compare layers");
+            Some(compare_layers(float, quantized, samples, &picks, executor, events)?)
+        }
+        false => None,
+    };
+    Ok(Validation {
+        qdq: env!("CARGO_PKG_VERSION"),
+        engine: executor.name(),
+        source: samples.describe(),
+        samples: picks.len(),
+        outputs,
+        accuracy,
+        layers,
+    })
+}
+
+/// Errors unless the two models take inputs of the same names and types in the same order.
+fn same_inputs(float: &Model, quantized: &Model) -> Result<()> {
+    let (a, b) = (InputSpec::all(&float.graph)?, InputSpec::all(&quantized.graph)?);
+    let key = |s: &InputSpec| (s.name.clone(), s.dtype);
+    if a.iter().map(key).eq(b.iter().map(key)) {
+        return Ok(());
+    }
+    let list = |s: &[InputSpec]| s.iter().map(InputSpec::to_string).collect::<Vec<_>>().join(", ");
+    Err(Error::new(
+        ErrorKind::Data,
+        format!("the models take different inputs: expected `{}`, found `{}`", list(&a), list(&b)),
+    )
+    .hint("give the float model that the quantized one was made from"))
+}

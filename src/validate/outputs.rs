@@ -1,0 +1,177 @@
+//! Drift of a model's outputs.
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::events::Events;
+use crate::exec::{Runner, spread};
+use crate::model::Tensor;
+use crate::number::Drift;
+use crate::sample::Samples;
+
+/// Drift of one output over all samples.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutputDrift {
+    /// The output.
+    pub name: String,
+    /// Signal to quantization noise ratio in dB; `None` when the two are equal, or nothing could be compared.
+    pub sqnr_db: Option<f64>,
+    /// Cosine of the angle between the two.
+    pub cosine: Option<f64>,
+    /// The largest absolute difference.
+    pub max_abs: Option<f64>,
+    /// Share of the samples (0 to 1) for which both have their largest number in the same place; for outputs that look
+    /// like class scores.
+    pub top1_agreement: Option<f64>,
+    /// Whether the two are equal to the last bit.
+    pub exact: bool,
+    /// Whether not-a-number or infinity came out where the float model gave numbers.
+    pub broken: bool,
+}
+
+/// Share of the samples (0 to 1) that each model puts in the right class.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// The output that holds the scores.
+    pub output: String,
+    /// The float model's largest score is the right class.
+    pub float_top1: f64,
+    /// The right class is among the float model's five largest scores; `None` with five classes or fewer.
+    pub float_top5: Option<f64>,
+    /// The same for the quantized model.
+    pub quantized_top1: f64,
+    /// The same for the quantized model.
+    pub quantized_top5: Option<f64>,
+}
+
+/// What one sample says of one output.
+struct Seen {
+    drift: Drift,
+    /// What the two models say, if this is a vector of scores.
+    scores: Option<Scores>,
+}
+
+struct Scores {
+    agree: bool,
+    classes: usize,
+    /// How many classes have a larger score than the right one, for the float and the quantized model.
+    ranks: Option<(usize, usize)>,
+}
+
+/// Runs both models on the samples in `picks` and compares their float outputs, by name.
+///
+/// Errors when an output of the float model is missing in the other, or has another shape there.
+pub fn compare(
+    float: &Runner<'_>,
+    quantized: &Runner<'_>,
+    samples: &dyn Samples,
+    picks: &[usize],
+    events: &dyn Events,
+) -> Result<Vec<OutputDrift>> {
+    Ok(compare_with(float, quantized, samples, picks, None, events)?.0)
+}
+
+/// As [`compare`]; with a label for each pick, also the accuracy of both models.
+pub(super) fn compare_with(
+    float: &Runner<'_>,
+    quantized: &Runner<'_>,
+    samples: &dyn Samples,
+    picks: &[usize],
+    labels: Option<&[usize]>,
+    events: &dyn Events,
+) -> Result<(Vec<OutputDrift>, Option<Accuracy>)> {
+    let names = float.output_names();
+    let theirs = quantized.output_names();
+    let places = names
+        .iter()
+        .map(|n| {
+            theirs.iter().position(|t| t == n).ok_or_else(|| {
+                Error::new(ErrorKind::Data, format!("the quantized model has no output `{n}`"))
+                    .hint("give the float model that this one was made from")
+            })
+        })
+        .collect::<Result<Vec<usize>>>()?;
+    let make = || Ok((float.worker(), quantized.worker()));
+    let (_, seen) = spread(picks.len(), events, make, |(a, b), i| -> Result<Vec<Seen>> {
+        let at = || format!("sample {}", picks[i]);
+        let sample = samples.get(picks[i]).at(at)?;
+        let reference = a.outputs(&sample).at(|| "float model".to_owned()).at(at)?;
+        let got = b.outputs(&sample).at(|| "quantized model".to_owned()).at(at)?;
+        let label = labels.map(|l| l[i]);
+        names.iter().zip(&reference).zip(&places).map(|((n, r), &p)| compare_one(n, r, &got[p], label)).collect()
+    })?;
+    let output = |i: usize| seen.iter().map(move |s: &Vec<Seen>| &s[i]);
+    let drifts: Vec<OutputDrift> = names.iter().enumerate().map(|(i, name)| total(name, output(i))).collect();
+    let Some(_) = labels else { return Ok((drifts, None)) };
+    let accuracy = drifts.iter().position(|d| d.top1_agreement.is_some()).map(|i| accuracy(&names[i], output(i)));
+    match accuracy {
+        Some(accuracy) => Ok((drifts, Some(accuracy))),
+        None => Err(Error::new(ErrorKind::Data, "no output of the model is a vector of class scores")
+            .hint("leave the labels out")),
+    }
+}
+
+fn compare_one(name: &str, reference: &Tensor, got: &Tensor, label: Option<usize>) -> Result<Seen> {
+    if reference.shape() != got.shape() {
+        let what = format!("output `{name}`: expected shape {:?}, found {:?}", reference.shape(), got.shape());
+        return Err(Error::new(ErrorKind::Data, what));
+    }
+    let mut drift = Drift::default();
+    if !reference.is_float() {
+        return Ok(Seen { drift, scores: None });
+    }
+    let (r, g) = (reference.f32s()?, got.f32s()?);
+    drift.add(&r, &g);
+    if reference.shape().iter().filter(|&&d| d > 1).count() != 1 {
+        return Ok(Seen { drift, scores: None });
+    }
+    let rank = |x: &[f32], label: usize| {
+        x.get(label).map(|right| x.iter().enumerate().filter(|&(i, v)| v > right || (v == right && i < label)).count())
+    };
+    let ranks = match label {
+        Some(label) => Some(rank(&r, label).zip(rank(&g, label)).ok_or_else(|| {
+            Error::new(ErrorKind::Data, format!("label {label} is past the {} classes of output `{name}`", r.len()))
+        })?),
+        None => None,
+    };
+    let scores = Scores { agree: arg_max(&r) == arg_max(&g), classes: r.len(), ranks };
+    Ok(Seen { drift, scores: Some(scores) })
+}
+
+fn accuracy<'a>(output: &str, seen: impl Iterator<Item = &'a Seen>) -> Accuracy {
+    let scores: Vec<&Scores> = seen.filter_map(|s| s.scores.as_ref()).collect();
+    let ranks: Vec<(usize, usize)> = scores.iter().filter_map(|s| s.ranks).collect();
+    let share = |hit: &dyn Fn(&(usize, usize)) -> bool| {
+        ranks.iter().filter(|r| hit(r)).count() as f64 / ranks.len().max(1) as f64
+    };
+    let five = scores.iter().all(|s| s.classes > 5);
+    Accuracy {
+        output: output.to_owned(),
+        float_top1: share(&|r| r.0 == 0),
+        float_top5: five.then(|| share(&|r| r.0 < 5)),
+        quantized_top1: share(&|r| r.1 == 0),
+        quantized_top5: five.then(|| share(&|r| r.1 < 5)),
+    }
+}
+
+/// The place of the largest number, the first of equals.
+fn arg_max(x: &[f32]) -> Option<usize> {
+    (0..x.len()).reduce(|best, i| if x[i] > x[best] { i } else { best })
+}
+
+fn total<'a>(name: &str, seen: impl Iterator<Item = &'a Seen> + Clone) -> OutputDrift {
+    let mut drift = Drift::default();
+    seen.clone().for_each(|s| drift.merge(&s.drift));
+    let votes: Vec<bool> = seen.clone().filter_map(|s| Some(s.scores.as_ref()?.agree)).collect();
+    let all = votes.len() == seen.count() && !votes.is_empty();
+    let finite = |x: f64| x.is_finite().then_some(x);
+    OutputDrift {
+        name: name.to_owned(),
+        sqnr_db: finite(drift.sqnr()),
+        cosine: finite(drift.cosine()),
+        max_abs: finite(drift.max_abs()),
+        top1_agreement: all.then(|| votes.iter().filter(|&&v| v).count() as f64 / votes.len() as f64),
+        exact: drift.max_abs() == 0.0,
+        broken: !drift.max_abs().is_finite(),
+    }
+}
