@@ -7,6 +7,7 @@ mod fold_batch_norm;
 mod fold_gemm_scale;
 mod freeze_inputs;
 mod lift_constants;
+mod raise_opset;
 mod refusal;
 #[cfg(test)]
 mod sketch;
@@ -16,6 +17,7 @@ pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_gemm_scale::FoldGemmScale;
 pub use freeze_inputs::FreezeInputs;
 pub use lift_constants::LiftConstants;
+pub use raise_opset::RaiseOpset;
 
 use crate::error::{Place, Result};
 use crate::events::Events;
