@@ -246,10 +246,9 @@ pub fn prepare(model: &mut Model, opset: i64, cx: &mut Context<'_>) -> Result<()
         return Err(Error::new(ErrorKind::Unsupported, "the model is quantized already: it holds Q/DQ nodes")
             .hint("give the float model it was made from"));
     }
-    for pass in pass::exact() {
-        pass::run(pass, model, cx)?;
+    for pass in pass::exact(opset) {
+        pass::run(pass.as_ref(), model, cx)?;
     }
-    let _ = opset;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod fold_gemm_scale;
 mod freeze_inputs;
 mod insert;
 mod lift_constants;
+mod raise_opset;
 mod refusal;
 #[cfg(test)]
 mod sketch;
@@ -26,6 +27,7 @@ pub use fold_gemm_scale::FoldGemmScale;
 pub use freeze_inputs::FreezeInputs;
 pub use insert::Insert;
 pub use lift_constants::LiftConstants;
+pub use raise_opset::RaiseOpset;
 pub use widen_float16::WidenFloat16;
 
 /// What a pass does to the function of the model.
@@ -85,15 +87,25 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The exact passes that make a model ready to be quantized, in their order:
+/// The exact passes that make a model ready to be quantized into nodes of that opset, in their order:
 ///
 /// 1. `freeze-inputs`, `lift-constants`: afterwards a constant is an initializer, and the others need look no further;
-/// 2. `widen-float16`: constants are float32 from here on;
-/// 3. `drop-identity`: what stands between two nodes must not hide them from each other;
-/// 4. `fold-constants`: weights that were computed become constants (CNTK reshapes them in the graph);
-/// 5. `fold-batch-norm`, `fold-gemm-scale`: need constants next to the layers.
-pub fn exact() -> [&'static dyn Pass; 7] {
-    [&FreezeInputs, &LiftConstants, &WidenFloat16, &DropIdentity, &FoldConstants, &FoldBatchNorm, &FoldGemmScale]
+/// 2. `raise-opset`: the others meet each operator in one form;
+/// 3. `widen-float16`: constants are float32 from here on;
+/// 4. `drop-identity`: what stands between two nodes must not hide them from each other;
+/// 5. `fold-constants`: weights that were computed become constants (CNTK reshapes them in the graph);
+/// 6. `fold-batch-norm`, `fold-gemm-scale`: need constants next to the layers.
+pub fn exact(opset: i64) -> Vec<Box<dyn Pass>> {
+    vec![
+        Box::new(FreezeInputs),
+        Box::new(LiftConstants),
+        Box::new(RaiseOpset { to: opset }),
+        Box::new(WidenFloat16),
+        Box::new(DropIdentity),
+        Box::new(FoldConstants),
+        Box::new(FoldBatchNorm),
+        Box::new(FoldGemmScale),
+    ]
 }
 
 /// Runs a pass: on a copy (which shares the weights), checked afterwards, taken over only when all is well.

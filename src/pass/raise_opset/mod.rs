@@ -1,0 +1,285 @@
+//! Raises the version of ONNX's own operator set, a file for each family of operators whose form changed.
+
+mod axes;
+mod batch_norm;
+mod clip;
+mod dft;
+mod dropout;
+mod erf;
+mod grid_sample;
+mod group_norm;
+mod pad;
+mod resize;
+mod roi_align;
+mod scan;
+mod scatter;
+mod schema;
+mod scope;
+mod slice;
+mod softmax;
+mod split;
+mod steps;
+mod top_k;
+
+use schema::{NEWEST, OPERATORS};
+use scope::Scope;
+use steps::{GREW, Operator, STEPS, Step};
+
+use super::{Context, Effect, Pass};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::model::{AttributeExt, Model, NodeExt, NodeProto};
+
+/// The oldest opset that can be raised: before it, operators broadcast by attributes.
+const OLDEST: i64 = 7;
+
+/// Raises ONNX's own operator set to a version, from 7 up to 25. A model that states that version or a later one stays.
+///
+/// - **Does**: applies, opset by opset, what changed in the form of each operator in the graph, its subgraphs and the
+///   model's functions (attributes that became inputs become constants, a Softmax over several axes is flattened, Upsample
+///   becomes Resize, ...), and states the new opset, and the IR version that goes with it where the model's is lower.
+/// - **Skips**: nothing. A model that cannot be raised without a change of its function is refused: opset below 7, operators
+///   that ONNX does not have (experimental ones of old exporters), and the forms named in [`STEPS`].
+/// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
+/// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
+#[derive(Debug, Clone, Copy)]
+pub struct RaiseOpset {
+    /// The version to raise to.
+    pub to: i64,
+}
+
+impl Pass for RaiseOpset {
+    fn name(&self) -> &'static str {
+        "raise-opset"
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Same
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        if self.to > NEWEST {
+            return Err(Error::new(ErrorKind::Unsupported, format!("opset {} is not known", self.to))
+                .hint(format!("the newest opset that is supported is {NEWEST}")));
+        }
+        let from = model.opset();
+        if from >= self.to {
+            return Ok(());
+        }
+        let mut scope = Scope::of(model, self.to);
+        cx.changed += raise(&mut scope, from)?;
+        if let Some(graph) = scope.leave() {
+            model.graph = graph;
+        }
+        model.state_opset(self.to);
+        model.graph.drop_unused_initializers();
+        model.graph.prune_value_info(|_| false);
+        Ok(())
+    }
+}
+
+/// Raises the innermost graph and its subgraphs; returns how many nodes it changed.
+fn raise(scope: &mut Scope, from: i64) -> Result<usize> {
+    for (id, node) in scope.graph().nodes() {
+        check(node, from, scope.to).at(|| scope.graph().label(id))?;
+    }
+    let mut changed = 0;
+    for version in from + 1..=scope.to {
+        for id in scope.graph().node_ids() {
+            let Some(step) = scope.graph().node(id).and_then(|n| step(n, version)) else { continue };
+            let label = scope.graph().label(id);
+            (step.convert)(scope, id).at(|| label)?;
+            changed += 1;
+        }
+    }
+    for id in scope.graph().node_ids() {
+        let Some(node) = scope.graph().node(id).filter(|n| n.subgraphs().next().is_some()) else { continue };
+        let (label, mut attributes) = (node.label(), node.attribute.clone());
+        for graph in attributes.iter_mut().flat_map(|a| a.subgraphs_mut()) {
+            scope.enter(std::mem::take(graph)).at(|| label.clone())?;
+            changed += raise(scope, from).at(|| label.clone())?;
+            if let Some(raised) = scope.leave() {
+                *graph = raised.to_proto();
+            }
+        }
+        scope.graph_mut().edit(id, |n| n.attribute = attributes)?;
+    }
+    Ok(changed)
+}
+
+/// The step that takes the node to this version, if there is one.
+fn step(node: &NodeProto, version: i64) -> Option<&'static Step> {
+    STEPS.iter().find(|s| s.to == version && node.is(s.op))
+}
+
+/// Refuses a node that no step knows how to raise.
+fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
+    let op = node.op_type();
+    if !node.is(op) {
+        return Ok(());
+    }
+    let refuse = |why: String| Err(Error::new(ErrorKind::Unsupported, why));
+    if from < OLDEST {
+        return refuse(format!("the model states opset {from}, and only opset {OLDEST} and later can be raised"))
+            .map_err(|e| {
+                e.hint(
+                    "export the model again with a current exporter, or convert it with ONNX's own version converter",
+                )
+            });
+    }
+    let Some(operator) = OPERATORS.iter().find(|o| o.name == op) else {
+        return refuse(format!("ONNX has no operator `{op}`, so opset {from} cannot be raised to {to}")).map_err(|e| {
+            e.hint("before opset 9 ONNX had experimental operators, which were removed; export the model again with a current exporter")
+        });
+    };
+    let first = operator.since.first().copied().unwrap_or(0);
+    if first > from {
+        return refuse(format!("`{op}` exists since opset {first}, and the model states opset {from}"))
+            .map_err(|e| e.hint("export the model again with a current exporter"));
+    }
+    if let Some(gone) = operator.gone.filter(|&g| g <= from) {
+        return refuse(format!("`{op}` was removed in opset {gone}, and the model states opset {from}"))
+            .map_err(|e| e.hint("export the model again with a current exporter"));
+    }
+    match unknown_change(operator, from, to) {
+        Some(version) => refuse(format!("how to raise `{op}` to opset {version} is not known"))
+            .map_err(|e| e.hint(format!("opset {} can be reached", version - 1))),
+        None => Ok(()),
+    }
+}
+
+/// The first version after `from` that changed the operator's form, and that neither a step nor [`GREW`] knows.
+fn unknown_change(operator: &Operator, from: i64, to: i64) -> Option<i64> {
+    let known = |v: i64| STEPS.iter().any(|s| s.op == operator.name && s.to == v) || GREW.contains(&(operator.name, v));
+    let changes = operator.changed.iter().chain(&operator.gone);
+    changes.copied().find(|&v| from < v && v <= to && !known(v))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::sketch::{self, floats, graph, lines, model, node, subgraph};
+    use super::*;
+    use crate::model::GraphProto;
+    use crate::model::attribute::{float, int, ints};
+
+    /// The graph after raising.
+    pub(super) fn raised_from(from: i64, to: i64, graph: GraphProto) -> Result<Model> {
+        let mut m = model(from, graph);
+        sketch::run(&RaiseOpset { to }, &mut m)?;
+        assert_eq!(m.opset(), to);
+        Ok(m)
+    }
+
+    /// As [`raised_from`]; what the nodes read and do not produce is fed, and the last one gives the output.
+    pub(super) fn raised_model(from: i64, to: i64, nodes: Vec<NodeProto>) -> Result<Model> {
+        let produced: HashSet<_> = nodes.iter().flat_map(|n| n.output.clone()).collect();
+        let mut fed: Vec<&str> =
+            nodes.iter().flat_map(|n| &n.input).filter(|i| !produced.contains(*i)).map(|i| &**i).collect();
+        fed.sort_unstable();
+        fed.dedup();
+        let last = nodes.last().unwrap().output[0].clone();
+        raised_from(from, to, graph(&fed.join(" "), nodes.clone(), vec![], &last))
+    }
+
+    /// As [`raised_model`]; the nodes as lines.
+    pub(super) fn raised(from: i64, to: i64, nodes: Vec<NodeProto>) -> Result<Vec<String>> {
+        Ok(lines(&raised_model(from, to, nodes)?.graph.to_proto()))
+    }
+
+    /// The error that refuses the nodes, which must have a way out.
+    pub(super) fn refused(from: i64, to: i64, nodes: Vec<NodeProto>) -> String {
+        let e = raised_model(from, to, nodes).unwrap_err();
+        assert!(e.kind() == ErrorKind::Unsupported && e.way_out().is_some(), "{e}");
+        e.to_string()
+    }
+
+    #[test]
+    fn steps_follow_one_another() {
+        let old = vec![
+            node("Slice", "x", "s", &[ints("starts", &[0]), ints("ends", &[2])]),
+            node("Clip", "s", "c", &[float("max", 6.0)]),
+            node("ReduceMean", "c", "m", &[ints("axes", &[1])]),
+            node("Softmax", "m", "y", &[int("axis", -1)]),
+        ];
+        let new =
+            ["s = Slice(x, [0], [2])", "c = Clip(s, , c_max)", "m = ReduceMean(c, [1])", "y = Softmax(m) axis=-1"];
+        assert_eq!(raised(7, 25, old).unwrap(), new);
+    }
+
+    #[test]
+    fn what_is_new_enough_stays() {
+        let mut m = model(17, graph("x", vec![node("Relu", "x", "y", &[])], vec![], "y"));
+        assert_eq!(sketch::run(&RaiseOpset { to: 13 }, &mut m).unwrap().0, 0);
+        assert_eq!(m.opset(), 17);
+        assert!(sketch::run(&RaiseOpset { to: NEWEST + 1 }, &mut m).is_err());
+    }
+
+    #[test]
+    fn initializers_need_no_graph_input_afterwards() {
+        let m = raised_model(7, 10, vec![node("TopK", "x", "y i", &[int("k", 1)])]).unwrap();
+        assert_eq!(m.metadata().ir_version(), 5);
+    }
+
+    #[test]
+    fn subgraphs_are_raised_and_their_names_stay_unique() {
+        let squeeze = |y: &str| node("Squeeze", "x", y, &[ints("axes", &[0])]);
+        let inner = |y: &str| graph("", vec![squeeze(y)], vec![], y);
+        let deep = node("If", "b", "d", &[subgraph("then_branch", inner("p")), subgraph("else_branch", inner("q"))]);
+        let branches =
+            [subgraph("then_branch", graph("", vec![deep], vec![], "d")), subgraph("else_branch", inner("y_axes"))];
+        let nodes = vec![squeeze("y"), node("If", "b", "z", &branches)];
+        let m = raised_from(11, 13, graph("b x", nodes, vec![], "y z")).unwrap();
+        let g = m.graph.to_proto();
+        assert_eq!(lines(&g)[0], "y = Squeeze(x, [0])");
+        assert_eq!(g.initializer[0].name(), "y_axes_2");
+        let [then, other] = [0, 1].map(|i| g.node[1].attribute[i].g.clone().unwrap());
+        assert_eq!(lines(&other), ["y_axes = Squeeze(x, [0])"]);
+        assert_eq!(lines(then.node[0].attribute[1].g.as_ref().unwrap()), ["q = Squeeze(x, [0])"]);
+    }
+
+    #[test]
+    fn a_subgraph_knows_the_types_around_it() {
+        let clip = node("Clip", "h", "c", &[float("max", 6.0)]);
+        let body = graph("", vec![clip], vec![], "c");
+        let half = crate::model::Tensor::from_f64(crate::model::DataType::Float16, vec![1], &[1.0]).unwrap();
+        let nodes = vec![node("If", "b", "z", &[subgraph("then_branch", body)])];
+        let m = raised_from(10, 11, graph("b", nodes, vec![half.to_proto("h")], "z")).unwrap();
+        let body = m.graph.to_proto().node[0].attribute[0].g.clone().unwrap();
+        assert_eq!(body.initializer[0].data_type(), crate::model::DataType::Float16 as i32);
+    }
+
+    #[test]
+    fn other_domains_stay() {
+        let foreign = NodeProto { domain: Some("com.example".into()), ..node("Clip", "x", "y", &[float("max", 6.0)]) };
+        assert_eq!(raised(6, 13, vec![foreign]).unwrap(), ["y = com.example.Clip(x) max=6"]);
+    }
+
+    #[test]
+    fn what_cannot_be_raised_is_named() {
+        let cases = [
+            (6, 13, "Relu", "only opset 7 and later"),
+            (7, 13, "ImageScaler", "ONNX has no operator `ImageScaler`"),
+            (9, 13, "ThresholdedRelu", "`ThresholdedRelu` exists since opset 10, and the model states opset 9"),
+            (10, 13, "Upsample", "`Upsample` was removed in opset 10"),
+        ];
+        for (from, to, op, reason) in cases {
+            let named = NodeProto { name: Some("n".into()), ..node(op, "x", "y", &[]) };
+            let e = refused(from, to, vec![named.clone()]);
+            assert!(e.starts_with(&format!("pass `raise-opset`: node `n` ({op}): ")) && e.contains(reason), "{e}");
+            if from >= OLDEST {
+                let body = graph("", vec![named], vec![], "y");
+                let e = refused(from, to, vec![node("If", "x", "z", &[subgraph("then_branch", body)])]);
+                assert!(e.contains(reason) && e.contains("node of `z` (If): node `n` "), "{e}");
+            }
+        }
+    }
+
+    #[test]
+    fn constants_that_nothing_reads_any_more_vanish() {
+        let nodes = vec![node("Resize", "x e s", "y", &[])];
+        let constants = vec![floats("e", &[0], &[]), floats("s", &[1], &[2.0])];
+        let m = raised_from(11, 13, graph("x", nodes, constants, "y")).unwrap();
+        assert!(m.graph.initializer("e").is_none() && m.graph.initializer("s").is_some());
+    }
+}

@@ -1,0 +1,334 @@
+//! The graph that is being raised, inside the graphs around it.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{
+    At, AttributeProto, DataType, Dim, Graph, GraphProto, InputSpec, Model, NodeExt, NodeId, NodeProto, Tensor,
+    TensorProto, ValueInfoProto,
+};
+use crate::proto::type_proto;
+
+/// Operators whose first output has the element type of their first input, in every opset.
+const KEEPS_TYPE: &[&str] = &[
+    "Abs",
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Ceil",
+    "Clip",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "DepthToSpace",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Floor",
+    "GRU",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "Identity",
+    "InstanceNormalization",
+    "LRN",
+    "LSTM",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "Min",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pad",
+    "Pow",
+    "RNN",
+    "Reciprocal",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceSum",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Selu",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "SpaceToDepth",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Tanh",
+    "Tile",
+    "TopK",
+    "Transpose",
+    "Unsqueeze",
+    "Upsample",
+];
+
+/// Operators whose first output has the shape of their first input, in every opset.
+const KEEPS_SHAPE: &[&str] = &[
+    "Abs",
+    "BatchNormalization",
+    "Cast",
+    "Ceil",
+    "Clip",
+    "Dropout",
+    "Elu",
+    "Exp",
+    "Floor",
+    "HardSigmoid",
+    "Hardmax",
+    "Identity",
+    "InstanceNormalization",
+    "LRN",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "Neg",
+    "PRelu",
+    "Reciprocal",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Tanh",
+];
+
+/// The graphs from the model's down to the one whose nodes are being raised.
+pub(super) struct Scope {
+    /// The innermost last.
+    graphs: Vec<Graph>,
+    /// The opset to reach.
+    pub(super) to: i64,
+    /// Whether float32 is the only float type that the model speaks of.
+    only_float32: bool,
+}
+
+impl Scope {
+    /// The model's own graph.
+    pub(super) fn of(model: &Model, to: i64) -> Scope {
+        Scope { graphs: vec![model.graph.clone()], to, only_float32: only_float32(&model.graph.to_proto()) }
+    }
+
+    /// Goes into a subgraph.
+    pub(super) fn enter(&mut self, graph: GraphProto) -> Result<()> {
+        self.graphs.push(Graph::from_proto(graph)?);
+        Ok(())
+    }
+
+    /// Comes back out of a graph.
+    pub(super) fn leave(&mut self) -> Option<Graph> {
+        self.graphs.pop()
+    }
+
+    /// The innermost graph.
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graphs[self.graphs.len() - 1]
+    }
+
+    /// The innermost graph, to edit it. New names must come from [`Scope::fresh_name`].
+    pub(super) fn graph_mut(&mut self) -> &mut Graph {
+        let last = self.graphs.len() - 1;
+        &mut self.graphs[last]
+    }
+
+    /// The node; errors when it was removed.
+    pub(super) fn node(&self, id: NodeId) -> Result<&NodeProto> {
+        self.graph().node(id).ok_or_else(|| Error::new(ErrorKind::InvalidModel, "the node was removed"))
+    }
+
+    // ---- what is known of a value, from the innermost graph outwards ----
+
+    /// The graph that has a value of this name.
+    fn home(&self, name: &str) -> Option<&Graph> {
+        self.graphs
+            .iter()
+            .rev()
+            .find(|g| g.producer(name).is_some() || g.initializer(name).is_some() || g.is_input(name))
+    }
+
+    /// The value, where it is a constant: an initializer that is no graph input, or a Constant node.
+    pub(super) fn constant(&self, name: &str) -> Result<Option<Tensor>> {
+        let Some(graph) = self.home(name).filter(|g| !g.is_input(name)) else { return Ok(None) };
+        if graph.initializer(name).is_some() {
+            return graph.constant(name);
+        }
+        let node = graph.producer(name).and_then(|(id, _)| graph.node(id)).filter(|n| n.is("Constant"));
+        node.and_then(|n| n.tensor("value")).map(Tensor::from_proto).transpose()
+    }
+
+    /// The float type of the value; errors where the model does not tell it.
+    pub(super) fn float_type(&self, name: &str) -> Result<DataType> {
+        match self.dtype(name) {
+            Some(dtype) => Ok(dtype),
+            None if self.only_float32 => Ok(DataType::Float),
+            None => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the element type of `{name}` is not stated, and the model mixes float types"),
+            )
+            .hint("run ONNX shape inference on the model first, which states the types of its values")),
+        }
+    }
+
+    /// The element type of the value, as far as it is stated or follows.
+    pub(super) fn dtype(&self, name: &str) -> Option<DataType> {
+        let mut name = name;
+        for _ in 0..self.steps_back() {
+            let graph = self.home(name)?;
+            if let Some(dtype) = graph.stated_dtype(name).filter(|&d| d != DataType::Undefined) {
+                return Some(dtype);
+            }
+            let (id, place) = graph.producer(name)?;
+            let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
+            name = match node.op_type() {
+                "Cast" => return DataType::try_from(i32::try_from(node.int("to")?).ok()?).ok(),
+                "Constant" => return DataType::try_from(node.tensor("value")?.data_type()).ok(),
+                "Where" => node.input_at(1)?,
+                op if KEEPS_TYPE.contains(&op) => node.input_at(0)?,
+                _ => return None,
+            };
+        }
+        None
+    }
+
+    /// The dimensions of the value, as far as they are stated or follow; `None` in place of one that is not fixed.
+    pub(super) fn shape(&self, name: &str) -> Option<Vec<Option<usize>>> {
+        let mut name = name;
+        for _ in 0..self.steps_back() {
+            let graph = self.home(name)?;
+            if let Some(tensor) = graph.initializer(name) {
+                return Some(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect());
+            }
+            if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
+                let fixed = |d: &Dim| match d {
+                    Dim::Fixed(n) => Some(*n),
+                    Dim::Symbol(_) => None,
+                };
+                return Some(shape.iter().map(fixed).collect());
+            }
+            let (id, place) = graph.producer(name)?;
+            let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
+            name = match node.op_type() {
+                "Flatten" | "Gemm" => return Some(vec![None, None]),
+                op if KEEPS_SHAPE.contains(&op) => node.input_at(0)?,
+                _ => return None,
+            };
+        }
+        None
+    }
+
+    /// A bound for walks along producers, which end at any cycle a broken graph may hold.
+    fn steps_back(&self) -> usize {
+        1 + self.graphs.iter().map(|g| g.nodes().count()).sum::<usize>()
+    }
+
+    // ---- writing ----
+
+    /// A name like `base` that no value and no node has, in the model's graph or in any subgraph.
+    pub(super) fn fresh_name(&mut self, base: &str) -> String {
+        self.graphs[0].fresh_name(base)
+    }
+
+    /// Adds an initializer to the innermost graph, under a fresh name like that of the node's output with this ending.
+    pub(super) fn add_constant(&mut self, id: NodeId, ending: &str, value: &Tensor) -> Result<String> {
+        let base = format!("{}_{ending}", self.node(id)?.output_at(0).unwrap_or("value"));
+        let name = self.fresh_name(&base);
+        self.graph_mut().set_initializer(value.to_proto(&name));
+        Ok(name)
+    }
+
+    /// Lets the node read `value` in that slot, or nothing; inputs that are left out at the end are cut off.
+    pub(super) fn set_input(&mut self, id: NodeId, slot: usize, value: &str) -> Result<()> {
+        self.graph_mut().edit(id, |n| {
+            if n.input.len() <= slot {
+                n.input.resize(slot + 1, String::new());
+            }
+            n.input[slot] = value.to_owned();
+            while n.input.last().is_some_and(String::is_empty) {
+                n.input.pop();
+            }
+        })
+    }
+
+    /// Makes of an attribute that lists integers an input that is a constant; returns whether there was one.
+    pub(super) fn ints_to_input(&mut self, id: NodeId, attribute: &str, slot: usize) -> Result<bool> {
+        let Some(values) = self.node(id)?.ints(attribute).map(<[i64]>::to_vec) else { return Ok(false) };
+        self.graph_mut().edit(id, |n| drop(n.take(attribute)))?;
+        let name = self.add_constant(id, attribute, &Tensor::from_i64(vec![values.len()], values))?;
+        self.set_input(id, slot, &name)?;
+        Ok(true)
+    }
+
+    /// Puts a node before another; returns the name of its one output, which is a fresh one like `base`.
+    pub(super) fn compute_before(
+        &mut self,
+        id: NodeId,
+        op: &str,
+        inputs: &[&str],
+        base: &str,
+        attributes: Vec<AttributeProto>,
+    ) -> Result<String> {
+        let output = self.fresh_name(base);
+        self.insert(At::Before(id), op, inputs, &output, attributes)?;
+        Ok(output)
+    }
+
+    /// Puts a node of one output into the innermost graph.
+    pub(super) fn insert(
+        &mut self,
+        at: At,
+        op: &str,
+        inputs: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) -> Result<()> {
+        let node = NodeProto {
+            name: Some(self.fresh_name(&format!("{output}_{}", op.to_lowercase()))),
+            op_type: Some(op.to_owned()),
+            input: inputs.iter().map(|&s| s.to_owned()).collect(),
+            output: vec![output.to_owned()],
+            attribute,
+            ..Default::default()
+        };
+        self.graph_mut().insert(at, node).map(drop)
+    }
+}
+
+/// Whether no tensor, type or attribute speaks of a float type other than float32.
+fn only_float32(graph: &GraphProto) -> bool {
+    let fits = |dtype: i32| {
+        !matches!(DataType::try_from(dtype), Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double))
+    };
+    let tensor = |t: &TensorProto| fits(t.data_type());
+    let value = |v: &ValueInfoProto| match v.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(type_proto::Value::TensorType(t)) => fits(t.elem_type()),
+        _ => true,
+    };
+    let node = |n: &NodeProto| {
+        let stated = ["to", "dtype"].iter().filter_map(|a| n.int(a)).all(|t| i32::try_from(t).is_ok_and(fits));
+        stated
+            && n.attribute.iter().all(|a| a.t.iter().chain(&a.tensors).all(tensor))
+            && n.subgraphs().all(only_float32)
+    };
+    graph.initializer.iter().all(tensor)
+        && graph.input.iter().chain(&graph.output).chain(&graph.value_info).all(value)
+        && graph.node.iter().all(node)
+}
