@@ -5,6 +5,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
+use crate::rule::{RULES, Role};
 use crate::target::Target;
 
 /// How to quantize, and what: the target's wishes under the user's.
@@ -71,6 +72,15 @@ impl Policy {
             Some(list) => list.iter().any(|o| o == op),
             None => self.target.operators.contains(&op),
         }
+    }
+
+    /// Errors when an operator was asked for that no rule allows to quantize.
+    pub fn check_operators(&self) -> Result<()> {
+        let known = |op: &str| RULES.iter().any(|r| r.op == op && !matches!(r.role, Role::Float(_)));
+        let Some(wrong) = self.operators.iter().flatten().find(|op| !known(op)) else { return Ok(()) };
+        let list: Vec<&str> = RULES.iter().filter(|r| known(r.op)).map(|r| r.op).collect();
+        Err(Error::new(ErrorKind::Usage, format!("`{wrong}` is no operator that can be quantized"))
+            .hint(format!("operators are written as in ONNX: {}", list.join(", "))))
     }
 
     /// The opset that the emitted Q/DQ nodes need.

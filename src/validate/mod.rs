@@ -2,6 +2,7 @@
 
 mod layers;
 mod outputs;
+mod tables;
 
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use crate::sample::Samples;
 
 pub use layers::{LayerDrift, compare_layers};
 pub use outputs::{Accuracy, OutputDrift, compare};
+pub use tables::output_table;
 
 /// What to measure beside the drift of the outputs.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,230 @@
+//! `qdq quantize`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use qdq::error::{Error, ErrorKind, Result};
+use qdq::exec::Tract;
+use qdq::model::{Model, replace_file};
+use qdq::number::Format;
+use qdq::plan::{Patterns, Policy};
+use qdq::quantize::{Recipe, quantize};
+use qdq::report;
+use qdq::target::Target;
+
+use super::data::DataArgs;
+use super::gate::Gate;
+use super::progress::Progress;
+use super::{memory, print};
+
+/// Quantizes a float model to INT8 and proves it by running both.
+///
+/// Calibrates with samples, decides for each node and value whether and how to quantize, inserts
+/// QuantizeLinear and DequantizeLinear, writes a standard ONNX model, runs it beside the float one on samples that were
+/// held back, and says how far apart they are.
+#[derive(Args)]
+#[command(after_help = AFTER)]
+pub struct QuantizeArgs {
+    /// The float ONNX model
+    model: PathBuf,
+
+    /// Where the quantized model goes
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+
+    /// Replace OUT if it exists
+    #[arg(long)]
+    force: bool,
+
+    /// What the model is for
+    #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
+    target: &'static Target,
+
+    /// One scale for a whole weight, not one a channel
+    #[arg(long)]
+    per_tensor: bool,
+
+    /// The format of activations [default: the target's]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    activations: Option<ActivationFormat>,
+
+    /// Activations have their zero point in the middle of the format
+    #[arg(long)]
+    symmetric_activations: bool,
+
+    /// The format of weights [default: the target's]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    weights: Option<WeightFormat>,
+
+    /// Quantize these operators only
+    #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
+    ops: Option<Vec<String>>,
+
+    /// Leave these nodes float: names or globs; may be given several times
+    #[arg(long, value_name = "NODE|GLOB")]
+    exclude: Vec<String>,
+
+    /// Quantize these nodes only: names or globs; may be given several times
+    #[arg(long, value_name = "NODE|GLOB")]
+    only: Vec<String>,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    #[command(flatten)]
+    gate: QuantizeGate,
+
+    /// Print the report as JSON
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+
+    /// Print the report as Markdown
+    #[arg(long)]
+    markdown: bool,
+
+    /// No progress; warnings only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Gates.
+#[derive(Args)]
+#[command(next_help_heading = "Gates")]
+struct QuantizeGate {
+    /// Every output must reach this SQNR in dB, or qdq exits with 1
+    #[arg(long, value_name = "DB", allow_hyphen_values = true)]
+    min_sqnr: Option<f64>,
+
+    /// At most this share of samples, in percent, may change their top-1 class
+    #[arg(long, value_name = "PERCENT")]
+    max_drop: Option<f64>,
+
+    /// Write nothing when a gate is missed
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ActivationFormat {
+    Uint8,
+    Int8,
+    Uint16,
+    Int16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WeightFormat {
+    Int8,
+    Uint8,
+}
+
+impl ActivationFormat {
+    fn format(self) -> Format {
+        match self {
+            ActivationFormat::Uint8 => Format::UINT8,
+            ActivationFormat::Int8 => Format::INT8,
+            ActivationFormat::Uint16 => Format::UINT16,
+            ActivationFormat::Int16 => Format::INT16,
+        }
+    }
+}
+
+impl WeightFormat {
+    fn format(self) -> Format {
+        match self {
+            WeightFormat::Int8 => Format::INT8,
+            WeightFormat::Uint8 => Format::UINT8,
+        }
+    }
+}
+
+const AFTER: &str = "\
+Examples:
+  qdq quantize model.onnx --data calib.npz -o model.int8.onnx
+  qdq quantize model.onnx --data images/ --resize 256 --crop 224x224 \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o model.int8.onnx
+  qdq quantize model.onnx --data calib.npy --exclude '/head/*' --min-sqnr 20 -o model.int8.onnx
+
+Exit codes:
+  0  the model was written, and every gate was met
+  1  a gate was missed; the model was written, unless --strict was given
+  2  an error; nothing was written";
+
+fn target(name: &str) -> Result<&'static Target, String> {
+    let names = || Target::ALL.map(|t| format!("`{}` ({})", t.name, t.about)).join(", ");
+    Target::by_name(name).ok_or_else(|| format!("targets are {}", names()))
+}
+
+impl QuantizeArgs {
+    /// Quantizes, writes, reports.
+    pub fn run(self) -> Result<ExitCode> {
+        check_output(&self.model, &self.output, self.force)?;
+        let progress = Progress::new(self.quiet);
+        let model = Model::read(&self.model)?;
+        let place = || format!("`{}`", self.model.display());
+        let samples = self.data.open(&model, &progress)?;
+        let recipe = Recipe { policy: self.policy()? };
+        let outcome = quantize(&model, samples.as_ref(), &recipe, &Tract, &progress);
+        progress.finish();
+        let mut quantized = outcome.map_err(|e| e.at(place()))?;
+        let gate = Gate {
+            min_sqnr: self.gate.min_sqnr,
+            min_agreement: self.gate.max_drop.map(|drop| 1.0 - drop / 100.0),
+            max_top1_drop: None,
+        };
+        let missed = gate.missed(&quantized.report.outputs, None);
+        let write = missed.is_empty() || !self.gate.strict;
+        if write {
+            replace_file(&self.output, &quantized.bytes)?;
+        }
+        quantized.report.peak_memory = memory::peak();
+        let report = &quantized.report;
+        print::facts(report, || report.tables(), self.json, self.markdown)?;
+        if write && !self.quiet {
+            eprintln!("wrote `{}`", self.output.display());
+        }
+        Ok(Gate::verdict(&missed))
+    }
+
+    fn policy(&self) -> Result<Policy> {
+        let mut policy = Policy::of(self.target);
+        policy.per_channel &= !self.per_tensor;
+        policy.symmetric_activations |= self.symmetric_activations;
+        if let Some(a) = self.activations {
+            policy.activations = a.format();
+        }
+        if let Some(w) = self.weights {
+            policy.weights = w.format();
+        }
+        policy.operators = self.ops.clone();
+        policy.exclude = Patterns::new(&self.exclude)?;
+        policy.only = Patterns::new(&self.only)?;
+        policy.check_operators()?;
+        Ok(policy)
+    }
+}
+
+/// Finds out before the long run what would keep the model from being written.
+fn check_output(model: &Path, output: &Path, force: bool) -> Result<()> {
+    let usage = |what: String| Error::new(ErrorKind::Usage, what);
+    if output.is_dir() {
+        return Err(usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`"));
+    }
+    let same = match (model.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    };
+    if same {
+        return Err(usage(format!("`{}` is the float model itself", output.display()))
+            .hint("name another file with `-o`: the float model is needed to validate"));
+    }
+    if output.exists() && !force {
+        return Err(usage(format!("`{}` exists", output.display())).hint("give `--force` to replace it"));
+    }
+    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(usage(format!("there is no folder `{}`", folder.display())).hint("make it first"));
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! What `quantize` found, as plain facts.
+
+use serde::Serialize;
+
+use crate::model::{Model, NodeExt};
+use crate::pass::Skipped;
+use crate::plan::{NodeDecision, Part, Plan, Verdict};
+use crate::validate::OutputDrift;
+
+/// What `quantize` found. Everything in it was measured on the model that is returned.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The version of this library.
+    pub qdq: &'static str,
+    /// The target's name.
+    pub target: &'static str,
+    /// The engine that ran the models.
+    pub engine: String,
+    /// Opset before and after.
+    pub opset: (i64, i64),
+    /// Bytes of the model before and after.
+    pub size: (usize, usize),
+    /// The samples and how they were split.
+    pub samples: Split,
+    /// How many nodes are what.
+    pub counts: Counts,
+    /// Every node that was considered, in the graph's order.
+    pub nodes: Vec<NodeRow>,
+    /// What the passes left alone.
+    pub skipped: Vec<Skipped>,
+    /// Drift of each output against the float model.
+    pub outputs: Vec<OutputDrift>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Time of each stage, in seconds.
+    pub stages: Vec<Stage>,
+    /// The most memory the process had, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// The samples and how they were split.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Split {
+    /// What the samples are.
+    pub source: String,
+    /// How many calibrated.
+    pub calibration: usize,
+    /// How many verified.
+    pub verification: usize,
+    /// Whether these are the same samples, because there are few.
+    pub shared: bool,
+}
+
+/// How many nodes are what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Nodes that read and write integers.
+    pub quantized: usize,
+    /// Nodes that a range took the place of.
+    pub absorbed: usize,
+    /// Nodes that compute in float.
+    pub float: usize,
+    /// Constants stored as codes: weights and operands.
+    pub constants: usize,
+    /// Biases stored as int32.
+    pub biases: usize,
+    /// Values with a Q/DQ pair.
+    pub pairs: usize,
+}
+
+/// What became of a node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeRow {
+    /// Its name, or that of its first output.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// `quantized`, `absorbed` or `float`.
+    pub verdict: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// How long a stage took.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Seconds of wall time.
+    pub seconds: f64,
+}
+
+pub(super) fn count(plan: &Plan) -> Counts {
+    let with = |v: Verdict| plan.nodes.iter().filter(|d| d.verdict == v).count();
+    let biases = plan.constants.values().filter(|c| c.part == Part::Bias).count();
+    Counts {
+        quantized: with(Verdict::Quantized),
+        absorbed: with(Verdict::Absorbed),
+        float: with(Verdict::Float),
+        constants: plan.constants.len() - biases,
+        biases,
+        pairs: plan.values.len(),
+    }
+}
+
+pub(super) fn rows(model: &Model, plan: &Plan) -> Vec<NodeRow> {
+    let row = |d: &NodeDecision| {
+        let node = model.graph.node(d.node)?;
+        let name = if node.name().is_empty() { node.output_at(0).unwrap_or("") } else { node.name() };
+        let verdict = match d.verdict {
+            Verdict::Quantized => "quantized",
+            Verdict::Absorbed => "absorbed",
+            Verdict::Float => "float",
+        };
+        Some(NodeRow { node: name.to_owned(), operator: node.operator(), verdict, reason: d.reason.clone() })
+    };
+    plan.nodes.iter().filter_map(row).collect()
+}

@@ -1,0 +1,96 @@
+//! What people read of a quantization.
+
+use super::{NodeRow, Report};
+use crate::report::{Cell, Column, Table, number};
+use crate::validate::output_table;
+
+/// So many names stand beside a reason.
+const NAMES: usize = 3;
+
+impl Report {
+    /// What was done, the drift of the outputs, what stayed float and why.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables = vec![self.summary(), output_table(&self.outputs)];
+        tables.extend([self.operators(), self.reasons()].into_iter().filter(|t| !t.rows.is_empty()));
+        tables
+    }
+
+    fn summary(&self) -> Table {
+        let mut t = Table::facts("Quantized");
+        let bytes = |n: usize| number::bytes(n as u64);
+        let (before, after) = self.size;
+        t.fact("target", self.target);
+        t.fact("size", format!("{} -> {} ({:.1} times smaller)", bytes(before), bytes(after), before as f64 / after as f64));
+        t.fact("opset", if self.opset.0 == self.opset.1 { self.opset.0.to_string() } else { format!("{} -> {}", self.opset.0, self.opset.1) });
+        let s = &self.samples;
+        t.fact("samples", s.source.clone());
+        t.fact("split", if s.shared {
+            format!("all {} calibrate and verify: too few to hold any back, so the drift below may be too good", s.calibration)
+        } else {
+            format!("{} calibrate, {} others verify", s.calibration, s.verification)
+        });
+        let c = &self.counts;
+        t.fact("nodes", format!("{} quantized, {} absorbed into ranges, {} float", c.quantized, c.absorbed, c.float));
+        t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
+        t.fact("Q/DQ pairs", c.pairs.to_string());
+        let times: Vec<String> = self.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
+        t.fact("time", times.join(", "));
+        if let Some(peak) = self.peak_memory {
+            t.fact("peak memory", number::bytes(peak));
+        }
+        t.fact("engine", self.engine.clone());
+        t
+    }
+
+    fn operators(&self) -> Table {
+        let columns = ["quantized", "absorbed", "float"];
+        let mut t = Table::new("Nodes", [vec![Column::left("operator")], columns.map(Column::right).to_vec()].concat());
+        let mut counts: Vec<(&str, [u64; 3])> = Vec::new();
+        for node in &self.nodes {
+            let Some(column) = columns.iter().position(|c| *c == node.verdict) else { continue };
+            match counts.iter_mut().find(|(op, _)| *op == node.operator) {
+                Some((_, n)) => n[column] += 1,
+                None => {
+                    counts.push((&node.operator, [0; 3]));
+                    if let Some((_, n)) = counts.last_mut() {
+                        n[column] = 1;
+                    }
+                }
+            }
+        }
+        counts.sort();
+        let cell = |n: u64| if n == 0 { Cell::None } else { Cell::Count(n) };
+        t.rows = counts.into_iter().map(|(op, n)| [vec![Cell::Text(op.to_owned())], n.map(cell).to_vec()].concat()).collect();
+        t
+    }
+
+    fn reasons(&self) -> Table {
+        let columns = vec![Column::left("operator"), Column::right("nodes"), Column::left("why"), Column::left("which").spare(1)];
+        let mut t = Table::new("Left float", columns);
+        // A name in a reason is that of one node: reasons that differ in names only are one.
+        let plain = |reason: &str| reason.split('`').step_by(2).collect::<Vec<_>>().join("..");
+        let mut groups: Vec<(&str, String, Vec<&NodeRow>)> = Vec::new();
+        for node in self.nodes.iter().filter(|n| n.verdict == "float") {
+            let reason = plain(&node.reason);
+            match groups.iter_mut().find(|(op, why, _)| *op == node.operator && *why == reason) {
+                Some((_, _, nodes)) => nodes.push(node),
+                None => groups.push((&node.operator, reason, vec![node])),
+            }
+        }
+        groups.sort_by_key(|(op, _, nodes)| (std::cmp::Reverse(nodes.len()), *op));
+        for (op, reason, nodes) in groups {
+            let mut which: Vec<&str> = nodes.iter().take(NAMES).map(|n| n.node.as_str()).collect();
+            if nodes.len() > NAMES {
+                which.push("..");
+            }
+            let why = if let [only] = nodes[..] { only.reason.clone() } else { reason };
+            t.rows.push(vec![
+                Cell::Text(op.to_owned()),
+                Cell::Count(nodes.len() as u64),
+                Cell::Text(why),
+                Cell::Name(which.join(", ")),
+            ]);
+        }
+        t
+    }
+}
