@@ -10,5 +10,6 @@ pub mod proto {
 pub mod exec;
 pub mod model;
 pub mod pass;
+pub mod report;
 pub mod rule;
 pub mod sample;
