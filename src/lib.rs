@@ -8,6 +8,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 pub mod exec;
+pub mod inspect;
 pub mod model;
 pub mod pass;
 pub mod report;
