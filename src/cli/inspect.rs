@@ -1,0 +1,63 @@
+//! `qdq inspect`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use qdq::error::Result;
+use qdq::inspect::{SortKey, inspect};
+use qdq::model::Model;
+
+use super::print;
+
+/// Shows what is in a model, and which weights are hard to quantize.
+///
+/// For each weight: its range, the spread of its channels, its kurtosis, and the SQNR that INT8 would leave with one
+/// scale and with one scale a channel. Of a quantized model: scales and zero points, and what is quantized.
+#[derive(Args)]
+#[command(after_help = AFTER)]
+pub struct InspectArgs {
+    /// The ONNX model
+    model: PathBuf,
+
+    /// Sort the weights, the hardest first
+    #[arg(long, value_name = "KEY", value_enum, default_value_t)]
+    sort: SortKey,
+
+    /// Show only the first N rows of each list
+    #[arg(long, value_name = "N")]
+    top: Option<usize>,
+
+    /// Print JSON; what is infinite or unknown is null
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+
+    /// Print Markdown
+    #[arg(long)]
+    markdown: bool,
+}
+
+const AFTER: &str = "\
+Examples:
+  qdq inspect model.onnx
+  qdq inspect model.onnx --sort spread --top 10
+  qdq inspect model.int8.onnx --markdown > model.md
+  qdq inspect model.onnx --json | jq '.weights[] | select(.sqnr_tensor_db < 20) | .node'
+
+Exit codes:
+  0  the model was shown
+  2  it could not be read, or the arguments are wrong";
+
+impl InspectArgs {
+    /// Reads the model and prints what is in it.
+    pub fn run(self) -> Result<ExitCode> {
+        let model = Model::read(&self.model)?;
+        let mut inspection = inspect(&model).map_err(|e| e.at(format!("`{}`", self.model.display())))?;
+        inspection.sort(self.sort);
+        if let Some(n) = self.top {
+            inspection.truncate(n);
+        }
+        print::facts(&inspection, || inspection.tables(), self.json, self.markdown)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,36 @@
+//! The command line: one file a subcommand.
+
+mod data;
+mod gate;
+mod inspect;
+mod memory;
+mod print;
+mod progress;
+mod quantize;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Quantizes ONNX models, shows what is in them, and proves the result by running it beside the float original.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+enum Cli {
+    Quantize(Box<quantize::QuantizeArgs>),
+    Inspect(inspect::InspectArgs),
+    Validate(Box<validate::ValidateArgs>),
+}
+
+/// Parses the arguments and runs the subcommand. Data go to stdout, words to stderr; failures exit with 2.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse() {
+        Cli::Quantize(args) => args.run(),
+        Cli::Inspect(args) => args.run(),
+        Cli::Validate(args) => args.run(),
+    };
+    outcome.unwrap_or_else(|e| {
+        print::error(&e);
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,45 @@
+//! What reaches the terminal.
+
+use std::io::{ErrorKind as Io, Write};
+
+use qdq::error::{Error, ErrorKind, Result};
+use qdq::report::{self, Table};
+use serde::Serialize;
+use terminal_size::{Width, terminal_size_of};
+
+/// Writes data to stdout. A reader that has seen enough (`| head`) is no error.
+pub fn data(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != Io::BrokenPipe => {
+            Err(Error::new(ErrorKind::Io, format!("cannot write to stdout: {}", e.to_string().to_lowercase()))
+                .caused_by(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints facts: as JSON, as Markdown or as text.
+pub fn facts(facts: &impl Serialize, tables: impl FnOnce() -> Vec<Table>, json: bool, markdown: bool) -> Result<()> {
+    data(&if json {
+        report::json(facts)?
+    } else if markdown {
+        report::markdown(&tables())
+    } else {
+        report::text(&tables(), width())
+    })
+}
+
+/// The columns of the terminal that stdout is; `None` if it is a file or a pipe.
+pub fn width() -> Option<usize> {
+    terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| usize::from(columns))
+}
+
+/// Says on stderr what went wrong, and the way out on a line of its own. A closed stderr is no error.
+pub fn error(e: &Error) {
+    let mut err = std::io::stderr().lock();
+    let _ = writeln!(err, "error: {e}");
+    if let Some(way_out) = e.way_out() {
+        let _ = writeln!(err, "hint: {way_out}");
+    }
+}

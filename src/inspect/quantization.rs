@@ -1,0 +1,219 @@
+//! What of a model is quantized: its nodes, and its activations.
+
+use serde::Serialize;
+
+use super::coded::whole;
+use super::coded::{IntegerOp, Span, computes_on_codes, dequantizes, gathers_codes, quantizes, scales, span, stored};
+use super::walk::{Origin, Walk};
+use super::weights::is_recurrent;
+use crate::error::{Place, Result};
+use crate::model::{DataType, NodeExt, NodeProto, dtype_name, format_of};
+use crate::number::QuantParams;
+use crate::rule::{OpRule, Role};
+
+/// What of a model is quantized.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Quantization {
+    /// The layers: nodes that multiply and accumulate (Conv, Gemm, MatMul, LSTM, their forms on integers ...).
+    pub layers: Coverage,
+    /// Every other node but Constant, Identity and those that quantize and dequantize. Arithmetic on shapes counts
+    /// as float.
+    pub others: Coverage,
+    /// QuantizeLinear nodes.
+    pub quantize_linear: usize,
+    /// DequantizeLinear nodes.
+    pub dequantize_linear: usize,
+    /// DynamicQuantizeLinear nodes.
+    pub dynamic_quantize_linear: usize,
+    /// The activations that are turned into codes or back, in the order of execution.
+    pub activations: Vec<QuantizedActivation>,
+    /// How many activations there are, whatever [`super::Inspection::truncate`] left.
+    pub activations_total: usize,
+}
+
+/// How many nodes are quantized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Nodes that compute on codes or move them, nodes whose data all come out of DequantizeLinear, and activation
+    /// functions (Relu, Clip) right behind such a node.
+    pub quantized: usize,
+    /// Nodes whose weights are codes, and whose activations are floats.
+    pub weight_only: usize,
+    /// The others.
+    pub float: usize,
+}
+
+impl Coverage {
+    /// All nodes.
+    pub fn total(&self) -> usize {
+        self.quantized + self.weight_only + self.float
+    }
+}
+
+/// An activation that QuantizeLinear turns into codes, or that reaches DequantizeLinear as codes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantizedActivation {
+    /// The value that is quantized.
+    pub value: String,
+    /// The element type of the codes; `None` where the file does not say.
+    pub dtype: Option<String>,
+    /// How many scales there are; `None` where they are computed.
+    pub scales: Option<usize>,
+    /// The scale, or the smallest and the largest; `None` where it is computed.
+    pub scale: Option<Span<f32>>,
+    /// The zero point, or the smallest and the largest; `None` where it is computed.
+    pub zero_point: Option<Span<i64>>,
+    /// The reals that the codes reach, over all channels; `None` where that is not known.
+    pub range: Option<Span<f32>>,
+}
+
+/// The quantization of a model; `None` if there is none. Errors as [`super::inspect`].
+pub(super) fn of(walk: &Walk<'_>) -> Result<Option<Quantization>> {
+    let count = |f: &dyn Fn(&NodeProto) -> bool| walk.sites.iter().filter(|s| f(s.node)).count();
+    let mut q = Quantization {
+        layers: Coverage::default(),
+        others: Coverage::default(),
+        quantize_linear: count(&quantizes),
+        dequantize_linear: count(&dequantizes),
+        dynamic_quantize_linear: count(&|n| n.is("DynamicQuantizeLinear")),
+        activations: Vec::new(),
+        activations_total: 0,
+    };
+    let integer = count(&|n| computes_on_codes(n) || IntegerOp::of(n).is_some());
+    if q.quantize_linear + q.dequantize_linear + q.dynamic_quantize_linear + integer == 0 {
+        return Ok(None);
+    }
+    let mut before: Vec<Judged> = Vec::with_capacity(walk.sites.len());
+    for (site, s) in walk.sites.iter().enumerate() {
+        let state = state(walk, site, &before).at(|| s.node.label())?;
+        before.push(Judged { quantized: state == State::Quantized, gives_codes: gives_codes(walk, site, &before) });
+        if s.node.is("Constant") || s.node.is("Identity") || s.node.is("DynamicQuantizeLinear") {
+            continue;
+        }
+        if quantizes(s.node) || dequantizes(s.node) {
+            q.activations.extend(activation(walk, site).at(|| s.node.label())?);
+            continue;
+        }
+        let coverage = if is_layer(s.node) { &mut q.layers } else { &mut q.others };
+        match state {
+            State::Quantized => coverage.quantized += 1,
+            State::WeightOnly => coverage.weight_only += 1,
+            State::Float => coverage.float += 1,
+        }
+    }
+    q.activations_total = q.activations.len();
+    Ok(Some(q))
+}
+
+/// What is known of a node when those behind it are looked at.
+#[derive(Clone, Copy, Default)]
+struct Judged {
+    quantized: bool,
+    gives_codes: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Quantized,
+    WeightOnly,
+    Float,
+}
+
+fn is_layer(node: &NodeProto) -> bool {
+    IntegerOp::of(node).is_some() || is_recurrent(node) || OpRule::of(node).is_some_and(|r| r.role == Role::Compute)
+}
+
+fn state(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<State> {
+    let node = walk.sites[site].node;
+    if computes_on_codes(node) || gathers_codes(walk, site).is_some() {
+        return Ok(State::Quantized);
+    }
+    if IntegerOp::of(node).is_some_and(|op| op.weight_only) {
+        return Ok(State::WeightOnly);
+    }
+    let rule = OpRule::of(node);
+    let data: Vec<usize> = match rule {
+        Some(rule) => rule.data_slots(node).collect(),
+        None if is_recurrent(node) => vec![0, 1, 2],
+        None => vec![0],
+    };
+    let role = rule.map(|r| r.role);
+    let from_codes = |&slot: &usize| match (walk.origin(site, slot), role) {
+        (Origin::Site(s), _) if dequantizes(walk.sites[s].node) => true,
+        (Origin::Site(s), Some(Role::Bound)) => before.get(s).is_some_and(|j| j.quantized),
+        (Origin::Site(s), Some(Role::Pass)) => before.get(s).is_some_and(|j| j.gives_codes),
+        _ => false,
+    };
+    let data: Vec<usize> = data.into_iter().filter(|&slot| node.input_at(slot).is_some()).collect();
+    if !data.is_empty() && data.iter().all(from_codes) {
+        return Ok(State::Quantized);
+    }
+    if is_layer(node) {
+        for slot in 0..node.input.len() {
+            if stored(walk, site, slot)?.is_some_and(|s| s.code.is_some()) {
+                return Ok(State::WeightOnly);
+            }
+        }
+    }
+    Ok(State::Float)
+}
+
+/// Whether the outputs are codes: of what quantizes, of the QLinear operators, and of what moves codes.
+fn gives_codes(walk: &Walk<'_>, site: usize, before: &[Judged]) -> bool {
+    let node = walk.sites[site].node;
+    let moves = OpRule::of(node).is_some_and(|r| r.role == Role::Pass);
+    let from_codes = || matches!(walk.origin(site, 0), Origin::Site(s) if before.get(s).is_some_and(|j| j.gives_codes));
+    quantizes(node)
+        || node.is("DynamicQuantizeLinear")
+        || node.op_type().starts_with("QLinear")
+        || gathers_codes(walk, site).is_some()
+        || (moves && from_codes())
+}
+
+/// The row of a QuantizeLinear, or of a DequantizeLinear whose codes neither a constant nor QuantizeLinear gives.
+fn activation(walk: &Walk<'_>, site: usize) -> Result<Option<QuantizedActivation>> {
+    let node = walk.sites[site].node;
+    let known = match walk.origin(site, 0) {
+        Origin::Constant(_) => true,
+        Origin::Site(s) if dequantizes(node) => {
+            let from = walk.sites[s].node;
+            quantizes(from) || from.is("DynamicQuantizeLinear") || gathers_codes(walk, s).is_some()
+        }
+        _ => false,
+    };
+    if known {
+        return Ok(None);
+    }
+    let zero = walk.constant_at(site, 2);
+    let stated = node.int("output_dtype").filter(|_| quantizes(node)).and_then(|d| i32::try_from(d).ok());
+    let dtype = match (zero, stated.and_then(|d| DataType::try_from(d).ok())) {
+        (Some(z), _) => Some(walk.constants[z].dtype()),
+        (None, Some(dtype)) if dtype != DataType::Undefined => Some(dtype),
+        (None, _) => (quantizes(node) && node.input_at(2).is_none()).then_some(DataType::Uint8),
+    };
+    let scales = scales(walk, walk.constant_at(site, 1))?;
+    let zeros = match zero {
+        Some(z) => whole(walk, z)?,
+        None => node.input_at(2).is_none().then(|| vec![0]),
+    };
+    Ok(Some(QuantizedActivation {
+        value: node.input_at(0).unwrap_or_default().to_owned(),
+        dtype: dtype.map(|d| dtype_name(d).to_lowercase()),
+        scales: scales.as_ref().map(Vec::len),
+        scale: scales.as_deref().and_then(span),
+        zero_point: zeros.as_deref().and_then(span),
+        range: dtype.and_then(|d| reach(d, scales.as_deref()?, zeros.as_deref()?)),
+    }))
+}
+
+/// The reals that codes of this type reach; `None` for parameters that cannot be computed with.
+fn reach(dtype: DataType, scales: &[f32], zeros: &[i64]) -> Option<Span<f32>> {
+    let format = format_of(dtype)?;
+    let mut bounds = Vec::with_capacity(2 * scales.len());
+    for (i, &scale) in scales.iter().enumerate() {
+        let zero = i32::try_from(*zeros.get(if zeros.len() == 1 { 0 } else { i })?).ok()?;
+        let (low, high) = QuantParams::per_tensor(format, scale, zero).ok()?.reach(0);
+        bounds.extend([low, high]);
+    }
+    span(&bounds)
+}

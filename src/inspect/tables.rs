@@ -1,0 +1,219 @@
+//! The facts as tables.
+
+use super::{ActivationRow, Coding, Coverage, Grain, Inspection, ModelFacts, Quantization, QuantizedActivation, Span};
+use super::{ValueFact, WeightRow};
+use crate::report::{Cell, Column, Table, number};
+
+impl Inspection {
+    /// The facts as tables: the model, its weights, the quantized activations if there are any, and what was seen of
+    /// the activations.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables =
+            vec![model(&self.model, self.quantization.as_ref()), weights(&self.weights, self.weights_total)];
+        let quantized = self.quantization.iter().filter(|q| !q.activations.is_empty());
+        tables.extend(quantized.map(|q| quantized_activations(&q.activations, q.activations_total)));
+        tables.extend(self.activations.iter().map(|rows| activations(rows, self.activations_total)));
+        tables
+    }
+}
+
+fn model(facts: &ModelFacts, quantization: Option<&Quantization>) -> Table {
+    let mut t = Table::facts("Model");
+    t.fact("format", format!("IR version {}, opset {}", facts.ir_version, opsets(facts)));
+    let producer = format!("{} {}", facts.producer, facts.producer_version);
+    if !producer.trim().is_empty() {
+        t.fact("producer", producer.trim());
+    }
+    values(&mut t, "inputs", &facts.inputs);
+    values(&mut t, "outputs", &facts.outputs);
+    let (parameters, bytes) = (number::count(facts.parameters), number::bytes(facts.constant_bytes));
+    t.fact("parameters", format!("{parameters}, constants of {bytes}"));
+    let operators: Vec<String> = facts.operators.iter().map(|o| format!("{} {}", o.operator, o.count)).collect();
+    t.fact("operators", format!("{} nodes: {}", facts.nodes, operators.join(", ")));
+    if !facts.functions.is_empty() {
+        t.fact("functions", facts.functions.join(", "));
+    }
+    if let Some(q) = quantization {
+        t.fact("quantized", format!("{}; {}", coverage("layers", &q.layers), coverage("other nodes", &q.others)));
+        let mut nodes = format!("{} QuantizeLinear, {} DequantizeLinear", q.quantize_linear, q.dequantize_linear);
+        if q.dynamic_quantize_linear > 0 {
+            nodes += &format!(", {} DynamicQuantizeLinear", q.dynamic_quantize_linear);
+        }
+        t.fact("", nodes);
+    }
+    for (key, value) in &facts.metadata {
+        t.fact(key, value);
+    }
+    t
+}
+
+/// The operator sets that nodes belong to, and how many more are imported.
+fn opsets(facts: &ModelFacts) -> String {
+    let (used, unused): (Vec<_>, Vec<_>) = facts.opsets.iter().partition(|o| {
+        let domain = format!("{}.", o.domain);
+        let mut names = facts.operators.iter().filter_map(|n| n.operator.strip_prefix(&domain));
+        o.domain == "ai.onnx" || names.any(|name| !name.contains('.'))
+    });
+    let mut words: Vec<String> = used.iter().map(|o| format!("{} {}", o.domain, o.version)).collect();
+    if !unused.is_empty() {
+        words.push(format!("{} more without a node", unused.len()));
+    }
+    words.join(", ")
+}
+
+fn values(t: &mut Table, name: &str, values: &[ValueFact]) {
+    for (i, value) in values.iter().enumerate() {
+        t.fact(if i == 0 { name } else { "" }, value.to_string());
+    }
+}
+
+fn coverage(what: &str, c: &Coverage) -> String {
+    let mut text = format!("{} of {} {what}", c.quantized, c.total());
+    if c.weight_only > 0 {
+        text += &format!(" ({} more in their weights only)", c.weight_only);
+    }
+    text
+}
+
+fn weights(rows: &[WeightRow], total: usize) -> Table {
+    type Show = fn(&WeightRow) -> Cell;
+    let coded = rows.iter().any(|w| w.coding.is_some());
+    let dead = rows.iter().any(|w| w.statistics.dead_channels.is_some_and(|n| n > 0));
+    let poisoned = rows.iter().any(|w| w.statistics.non_finite > 0);
+    let mut columns: Vec<(Column, Show)> = vec![
+        (Column::left("node"), |w| Cell::Name(w.node.clone())),
+        (Column::left("operator"), |w| Cell::Text(w.operator.clone())),
+        (Column::left("weight").spare(9), |w| Cell::Name(w.weight.clone())),
+        (Column::left("shape").spare(4), |w| shape(&w.shape)),
+    ];
+    if coded {
+        columns.push((Column::left("stored as"), |w| Cell::Text(storage(w))));
+    }
+    columns.extend::<[(Column, Show); 8]>([
+        (Column::right("scale"), |w| Cell::of(w.coding.as_ref().and_then(|c| c.scale), reals)),
+        (Column::right("zero point").spare(5), |w| Cell::of(w.coding.as_ref().and_then(|c| c.zero_point), whole)),
+        (Column::right("min").spare(7), |w| Cell::of(w.statistics.min, |x| Cell::Real(x.into()))),
+        (Column::right("max").spare(7), |w| Cell::of(w.statistics.max, |x| Cell::Real(x.into()))),
+        (Column::right("spread").spare(2), |w| Cell::of(w.statistics.spread, Cell::Ratio)),
+        (Column::right("kurtosis").spare(3), |w| Cell::of(w.statistics.kurtosis, Cell::Ratio)),
+        (Column::right("tensor dB"), |w| Cell::of(w.statistics.sqnr_tensor_db, Cell::Decibels)),
+        (Column::right("channel dB"), |w| Cell::of(w.statistics.sqnr_channel_db, Cell::Decibels)),
+    ]);
+    if dead {
+        columns.push((Column::right("dead").spare(6), |w| {
+            Cell::of(w.statistics.dead_channels, |n| Cell::Count(n as u64))
+        }));
+    }
+    if poisoned {
+        columns.push((Column::right("NaN or inf"), |w| Cell::Count(w.statistics.non_finite)));
+    }
+    // A column without anything in it says nothing.
+    columns.retain(|(_, show)| rows.iter().any(|w| show(w) != Cell::None));
+    let (columns, shows): (Vec<Column>, Vec<Show>) = columns.into_iter().unzip();
+    let has = |name: &str| columns.iter().any(|c| c.name == name);
+    let mut words = Vec::new();
+    if total == 0 {
+        words.push("No weight in the places where quantization looks for one.");
+    }
+    if has("tensor dB") {
+        words.push(
+            "tensor dB, channel dB: SQNR of the weight in symmetric INT8, with one scale, and with one a channel.",
+        );
+    }
+    if has("spread") {
+        words.push("spread: range of the widest channel over that of the narrowest.");
+    }
+    if has("kurtosis") {
+        words.push("kurtosis: 3 for a Gauss distribution, more with outliers.");
+    }
+    if dead {
+        words.push("dead: channels that are all zero.");
+    }
+    let mut t = Table::new(titled("Weights", rows.len(), total), columns);
+    t.rows = rows.iter().map(|w| shows.iter().map(|show| show(w)).collect()).collect();
+    t.notes.extend((!words.is_empty()).then(|| words.join(" ")));
+    t
+}
+
+fn quantized_activations(rows: &[QuantizedActivation], total: usize) -> Table {
+    let mut t = Table::new(
+        titled("Quantized activations", rows.len(), total),
+        vec![
+            Column::left("value"),
+            Column::left("type"),
+            Column::right("scale"),
+            Column::right("zero point"),
+            Column::right("lowest real").spare(1),
+            Column::right("highest real").spare(1),
+        ],
+    );
+    t.rows = rows
+        .iter()
+        .map(|a| {
+            vec![
+                Cell::Name(a.value.clone()),
+                Cell::of(a.dtype.clone(), Cell::Text),
+                a.scale.map_or(Cell::Text("computed".to_owned()), reals),
+                Cell::of(a.zero_point, whole),
+                Cell::of(a.range, |r| Cell::Real(r.min.into())),
+                Cell::of(a.range, |r| Cell::Real(r.max.into())),
+            ]
+        })
+        .collect();
+    t
+}
+
+fn activations(rows: &[ActivationRow], total: usize) -> Table {
+    let poisoned = rows.iter().any(|a| a.non_finite > 0);
+    let mut columns = vec![
+        Column::left("value"),
+        Column::left("node").spare(2),
+        Column::left("operator"),
+        Column::left("shape").spare(1),
+        Column::right("min"),
+        Column::right("max"),
+    ];
+    columns.extend(poisoned.then(|| Column::right("NaN or inf")));
+    let mut t = Table::new(titled("Activations", rows.len(), total), columns);
+    for a in rows {
+        let of = |s: &str, cell: fn(String) -> Cell| if s.is_empty() { Cell::None } else { cell(s.to_owned()) };
+        let mut row = vec![
+            Cell::Name(a.value.clone()),
+            of(&a.node, Cell::Name),
+            of(&a.operator, Cell::Text),
+            shape(&a.shape),
+            Cell::Real(a.min.into()),
+            Cell::Real(a.max.into()),
+        ];
+        row.extend(poisoned.then_some(Cell::Count(a.non_finite)));
+        t.rows.push(row);
+    }
+    t
+}
+
+fn titled(what: &str, shown: usize, total: usize) -> String {
+    if shown == total { format!("{what} ({total})") } else { format!("{what} ({shown} of {total})") }
+}
+
+/// `3x3`-like shapes do not say which dimension is which: sizes in brackets, as everywhere in ONNX.
+fn shape(shape: &[usize]) -> Cell {
+    Cell::Text(format!("{shape:?}"))
+}
+
+fn storage(w: &WeightRow) -> String {
+    let Some(Coding { storage, grain, block_size, .. }) = &w.coding else { return w.dtype.clone() };
+    match (grain, block_size) {
+        (Some(Grain::Block), Some(n)) => format!("{storage} / block of {n}"),
+        (Some(Grain::Channel), _) => format!("{storage} / channel"),
+        (Some(Grain::Tensor), _) => format!("{storage} / tensor"),
+        _ => storage.clone(),
+    }
+}
+
+fn reals(s: Span<f32>) -> Cell {
+    Cell::Span(s.min.into(), s.max.into())
+}
+
+fn whole(s: Span<i64>) -> Cell {
+    Cell::Text(if s.min == s.max { s.min.to_string() } else { format!("{} .. {}", s.min, s.max) })
+}

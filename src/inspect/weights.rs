@@ -1,0 +1,199 @@
+//! The weights of a model, a row each place where one is read.
+
+use std::collections::HashSet;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::coded::{Coding, IntegerOp, Stored, computes_on_codes, dequantizes, gathers_codes, quantizes, stored};
+use super::statistics::{Statistics, measure};
+use super::walk::Walk;
+use crate::error::{Place, Result};
+use crate::model::{DataType, NodeExt, NodeProto, dtype_name};
+use crate::rule::OpRule;
+
+/// A weight where a node reads it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WeightRow {
+    /// The node: its name, or its first output where it has none, behind those of the nodes around it.
+    pub node: String,
+    /// Its operator, `Conv`, with the domain unless that is ONNX's own.
+    pub operator: String,
+    /// The name of the constant.
+    pub weight: String,
+    /// The element type of the constant.
+    pub dtype: String,
+    /// The shape of the constant.
+    pub shape: Vec<usize>,
+    /// The axis of the channels, counted from the front; `None` where there is none.
+    pub axis: Option<usize>,
+    /// What its numbers are like; those of codes are the reals they stand for, and have no SQNR.
+    #[serde(flatten)]
+    pub statistics: Statistics,
+    /// How it is quantized; `None` if it is float.
+    pub coding: Option<Coding>,
+    /// Its place among all rows, in the order of execution.
+    #[serde(skip)]
+    pub(super) place: usize,
+}
+
+impl WeightRow {
+    /// The largest magnitude of its numbers; `None` if they are not known.
+    pub fn magnitude(&self) -> Option<f32> {
+        Some(self.statistics.max?.max(-self.statistics.min?))
+    }
+
+    /// How many elements the constant has.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Constants in other places than a weight's are listed from this many elements on.
+const LARGE: u64 = 1024;
+
+/// A weight that was found.
+struct Found {
+    site: usize,
+    axis: Option<usize>,
+    stored: Stored,
+}
+
+/// The rows, in the order of execution: float constants and codes in the place of a weight; tables that Gather reads;
+/// the two weights of recurrent operators; and every other constant of at least 1024 elements and two dimensions
+/// that is no bias, once, where it is read first.
+///
+/// Tensors are read where they lie, in parallel. Errors name node and tensor when data do not fit their shape.
+pub(super) fn rows(walk: &Walk<'_>) -> Result<Vec<WeightRow>> {
+    let found = find(walk)?;
+    let rows: Vec<Result<WeightRow>> = found
+        .par_iter()
+        .enumerate()
+        .map(|(place, f)| row(walk, f, place).at(|| walk.sites[f.site].node.label()))
+        .collect();
+    rows.into_iter().collect()
+}
+
+fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    let mut elsewhere = HashSet::new();
+    for (site, s) in walk.sites.iter().enumerate() {
+        let node = s.node;
+        if quantizes(node) || dequantizes(node) {
+            continue;
+        }
+        let rule = OpRule::of(node);
+        for slot in 0..node.input.len() {
+            let Some(stored) = stored(walk, site, slot).at(|| node.label())? else { continue };
+            let constant = &walk.constants[stored.constant];
+            if !constant.is_float() && stored.code.is_none() {
+                continue;
+            }
+            let shape = constant.shape()?;
+            let wide = shape.iter().filter(|&&d| d > 1).count() > 1;
+            let axis = match in_weight_slot(node, rule, slot, shape.len()) {
+                Some(axis) => axis,
+                None if rule.is_some_and(|r| r.bias == Some(slot)) => continue,
+                None if !wide || constant.elements()? < LARGE || !elsewhere.insert(stored.constant) => continue,
+                None => None,
+            };
+            let code_axis = match &stored.code {
+                Some(code) if axis.is_none() => code.facts(walk)?.axis,
+                _ => None,
+            };
+            found.push(Found { site, axis: axis.or(code_axis), stored });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a weight belongs in that slot of the node, and then the axis of its channels, if it has channels.
+fn in_weight_slot(node: &NodeProto, rule: Option<&OpRule>, slot: usize, rank: usize) -> Option<Option<usize>> {
+    if let Some(op) = IntegerOp::of(node).filter(|op| op.slots().any(|s| s == slot)) {
+        return Some(op.channel_axis(node, rank));
+    }
+    if let Some(rule) = rule.filter(|r| r.weight_slot() == Some(slot)) {
+        return Some(rule.channel_axis(node, rank));
+    }
+    if is_recurrent(node) && (slot == 1 || slot == 2) {
+        // W is [directions, gates * hidden, input], R is [directions, gates * hidden, hidden].
+        return Some((rank == 3).then_some(1));
+    }
+    if node.is("Gather") && slot == 0 && rank > 1 {
+        let axis = node.int("axis").unwrap_or(0);
+        let axis = if axis < 0 { axis + rank as i64 } else { axis };
+        return Some(usize::try_from(axis).ok().filter(|&a| a < rank));
+    }
+    None
+}
+
+/// Whether the node is a recurrent operator of ONNX.
+pub(super) fn is_recurrent(node: &NodeProto) -> bool {
+    ["GRU", "LSTM", "RNN"].into_iter().any(|op| node.is(op))
+}
+
+fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
+    let site = &walk.sites[found.site];
+    let constant = &walk.constants[found.stored.constant];
+    let shape = constant.shape()?;
+    let (statistics, coding) = match &found.stored.code {
+        None => (constant.floats(|x| measure(x, &shape, found.axis, true))?, None),
+        Some(code) => {
+            let reals = code.reals(walk, found.stored.constant)?;
+            (reals.map(|x| measure(&x, &shape, found.axis, false)), Some(code.facts(walk)?))
+        }
+    };
+    Ok(WeightRow {
+        node: site.path.clone(),
+        operator: site.node.operator(),
+        weight: constant.name.to_owned(),
+        dtype: dtype_name(constant.dtype()).to_lowercase(),
+        shape,
+        axis: found.axis,
+        statistics: statistics.transpose()?.unwrap_or_default(),
+        coding,
+        place,
+    })
+}
+
+/// How many parameters a model has: elements of its float constants, and of codes that stand for floats. Scales and
+/// zero points do not count.
+pub(super) fn parameters(walk: &Walk<'_>) -> Result<u64> {
+    #[derive(Clone, Copy, Default)]
+    struct Read {
+        as_weight: bool,
+        as_parameter_of_codes: bool,
+        packed: Option<u64>,
+    }
+    let mut reads = vec![Read::default(); walk.constants.len()];
+    for (site, s) in walk.sites.iter().enumerate() {
+        let is_qdq = quantizes(s.node) || dequantizes(s.node);
+        let entry = IntegerOp::of(s.node);
+        for slot in 0..s.inputs.len() {
+            let Some(c) = walk.constant_at(site, slot) else { continue };
+            let bias = walk.constants[c].dtype() == DataType::Int32;
+            let weight = match entry {
+                Some(op) => op.slots().any(|s| s == slot) || (bias && computes_on_codes(s.node)),
+                None if is_qdq => slot == 0,
+                None if slot == 0 && gathers_codes(walk, site).is_some() => true,
+                None if computes_on_codes(s.node) => bias,
+                None => walk.constants[c].is_float(),
+            };
+            reads[c].as_weight |= weight;
+            reads[c].as_parameter_of_codes |= !weight;
+            if let (Some(op), true) = (entry, weight)
+                && op.weight_only
+            {
+                reads[c].packed = stored(walk, site, slot)?.and_then(|s| s.code).and_then(|code| code.packed);
+            }
+        }
+    }
+    let mut sum = 0u64;
+    for (constant, read) in walk.constants.iter().zip(reads) {
+        if read.as_weight || (constant.is_float() && !read.as_parameter_of_codes) {
+            let elements = constant.elements()?;
+            sum = sum.saturating_add(read.packed.map_or(elements, |bits| elements.saturating_mul(8) / bits));
+        }
+    }
+    Ok(sum)
+}

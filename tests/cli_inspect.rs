@@ -1,0 +1,102 @@
+//! `qdq inspect` as a user meets it: exit codes, streams and forms of output.
+#![cfg(feature = "cli")]
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use assert_cmd::Command;
+
+fn qdq(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
+    command
+}
+
+fn stdout(args: &[&str]) -> String {
+    let assert = qdq(args).assert().success().stderr("");
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+const DIGITS: &str = "fixtures/digits/model.onnx";
+
+#[test]
+fn shows_a_model_as_text() {
+    let text = stdout(&["inspect", DIGITS, "--sort", "sqnr-tensor", "--top", "2"]);
+    let expected = "\
+Model
+format      IR version 8, opset ai.onnx 17
+producer    make_digits.py
+inputs      input: float32 [batch, 1, 8, 8]
+outputs     logits: float32 [batch, 10]
+parameters  14,748, constants of 57.6 KiB
+operators   36 nodes: BatchNormalization 11, Conv 11, Clip 9, Add 2, Flatten 1, Gemm 1, GlobalAveragePool 1
+
+Weights (2 of 12)
+node                   operator  weight                   shape               min     max  spread  kurtosis  tensor dB  channel dB
+──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+block4.pointwise.conv  Conv      block4.pointwise.weight  [64, 32, 1, 1]  -0.9353   1.299     2.9       3.2       39.8        45.3
+block3.project.conv    Conv      block3.project.weight    [32, 96, 1, 1]  -0.6171  0.8136     2.0       3.3       39.9        43.5
+tensor dB, channel dB: SQNR of the weight in symmetric INT8, with one scale, and with one a channel. \
+spread: range of the widest channel over that of the narrowest. \
+kurtosis: 3 for a Gauss distribution, more with outliers.
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn shows_a_model_as_json_and_as_markdown() {
+    let json: serde_json::Value = serde_json::from_str(&stdout(&["inspect", DIGITS, "--json"])).unwrap();
+    assert_eq!(json["weights"].as_array().unwrap().len(), 12);
+    assert_eq!(json["model"]["inputs"][0]["shape"], serde_json::json!(["batch", 1, 8, 8]));
+    let markdown = stdout(&["inspect", DIGITS, "--markdown", "--top", "1"]);
+    assert!(markdown.contains("\n| `stem.conv` | Conv | `stem.weight` | [16, 1, 3, 3] |"), "{markdown}");
+}
+
+#[test]
+fn every_fixture_can_be_shown() {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    for name in ["ppocr_cls", "small/external", "small/float16", "small/legacy", "small/legacy_upsample"] {
+        let text = stdout(&["inspect", fixtures.join(name).join("model.onnx").to_str().unwrap()]);
+        assert!(text.contains("\nWeights ("), "{name}: {text}");
+    }
+}
+
+#[test]
+fn says_what_is_wrong_and_exits_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let whole = std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(DIGITS)).unwrap();
+    for (path, message) in [
+        (file("short.onnx", &whole[..whole.len() / 2]), "cut short"),
+        (file("empty.onnx", b""), "the file is empty"),
+        (file("text.onnx", b"version https://git-lfs.github.com/spec/v1\n"), "not an ONNX model"),
+        (folder.path().to_str().unwrap().to_owned(), "is a directory"),
+        (folder.path().join("none.onnx").to_str().unwrap().to_owned(), "no such file"),
+    ] {
+        let assert = qdq(&["inspect", &path]).assert().code(2).stdout("");
+        let words = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(words.starts_with(&format!("error: `{path}`: ")) && words.contains(message), "{words}");
+    }
+    qdq(&["inspect", DIGITS, "--sort", "color"]).assert().code(2);
+    qdq(&["inspect", DIGITS, "--json", "--markdown"]).assert().code(2);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_qdq"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["inspect", "fixtures/ppocr_cls/model.onnx", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut words = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert!(child.wait().unwrap().success() && words.is_empty(), "{words}");
+}
