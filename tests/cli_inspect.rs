@@ -1,5 +1,5 @@
 //! `qdq inspect` as a user meets it: exit codes, streams and forms of output.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "tract"))]
 
 use std::io::Read;
 use std::path::PathBuf;

@@ -5,10 +5,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qdq::error::Result;
-use qdq::inspect::{SortKey, inspect};
+use qdq::exec::Tract;
+use qdq::inspect::{SortKey, activations, inspect};
 use qdq::model::Model;
 
+use super::data::HowArgs;
 use super::print;
+use super::progress::Progress;
 
 /// Shows what is in a model, and which weights are hard to quantize.
 ///
@@ -28,6 +31,14 @@ pub struct InspectArgs {
     #[arg(long, value_name = "N")]
     top: Option<usize>,
 
+    /// Run samples, and show the ranges of all activations: a .npy, .npz or .safetensors file, a folder of JPEG or PNG
+    /// images, a folder of ONNX test data, or random:N
+    #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
+    data: Option<String>,
+
+    #[command(flatten)]
+    how: HowArgs,
+
     /// Print JSON; what is infinite or unknown is null
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
@@ -41,6 +52,7 @@ const AFTER: &str = "\
 Examples:
   qdq inspect model.onnx
   qdq inspect model.onnx --sort spread --top 10
+  qdq inspect model.onnx --data calib.npz
   qdq inspect model.int8.onnx --markdown > model.md
   qdq inspect model.onnx --json | jq '.weights[] | select(.sqnr_tensor_db < 20) | .node'
 
@@ -53,6 +65,13 @@ impl InspectArgs {
     pub fn run(self) -> Result<ExitCode> {
         let model = Model::read(&self.model)?;
         let mut inspection = inspect(&model).map_err(|e| e.at(format!("`{}`", self.model.display())))?;
+        if let Some(source) = &self.data {
+            let progress = Progress::new(false);
+            let samples = self.how.open(source, &model, &progress)?;
+            let rows = activations(&model, samples.as_ref(), &Tract, &progress);
+            progress.finish();
+            inspection.with_activations(rows?);
+        }
         inspection.sort(self.sort);
         if let Some(n) = self.top {
             inspection.truncate(n);

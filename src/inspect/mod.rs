@@ -5,6 +5,7 @@
 //! and two SQNRs what INT8 really makes of it. Codes are seen through: a weight behind DequantizeLinear is shown with
 //! its scales and the reals it stands for.
 
+mod activations;
 mod coded;
 mod facts;
 mod quantization;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::model::Model;
 
+pub use activations::{ActivationRow, activations};
 pub use coded::{Coding, Grain, Span};
 pub use facts::{Extent, ModelFacts, OperatorCount, Opset, ValueFact};
 pub use quantization::{Coverage, Quantization, QuantizedActivation};
@@ -41,25 +43,6 @@ pub struct Inspection {
     pub activations: Option<Vec<ActivationRow>>,
     /// How many activations were seen, whatever [`Inspection::truncate`] left.
     pub activations_total: usize,
-}
-
-/// What was seen of an activation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ActivationRow {
-    /// The value.
-    pub value: String,
-    /// The node that produces it; empty for an input of the model.
-    pub node: String,
-    /// The operator of that node; empty for an input of the model.
-    pub operator: String,
-    /// Its shape in the last run.
-    pub shape: Vec<usize>,
-    /// The smallest finite number.
-    pub min: f32,
-    /// The largest finite number.
-    pub max: f32,
-    /// How many numbers were NaN or infinite.
-    pub non_finite: u64,
 }
 
 /// What weights are sorted by: what is hardest to quantize comes first.
@@ -441,8 +424,8 @@ mod tests {
             value: value.into(),
             node: String::new(),
             operator: String::new(),
-            shape: vec![1, 10],
-            min: -1.5,
+            shape: vec![Some(1), Some(10)],
+            min: Some(-1.5),
             max: 2.0,
             non_finite,
         };

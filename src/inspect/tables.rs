@@ -181,9 +181,9 @@ fn activations(rows: &[ActivationRow], total: usize) -> Table {
             Cell::Name(a.value.clone()),
             of(&a.node, Cell::Name),
             of(&a.operator, Cell::Text),
-            shape(&a.shape),
-            Cell::Real(a.min.into()),
-            Cell::Real(a.max.into()),
+            sizes(&a.shape),
+            Cell::of(a.min, |x| Cell::Real(x.into())),
+            Cell::of(a.max, |x| Cell::Real(x.into())),
         ];
         row.extend(poisoned.then_some(Cell::Count(a.non_finite)));
         t.rows.push(row);
@@ -198,6 +198,12 @@ fn titled(what: &str, shown: usize, total: usize) -> String {
 /// `3x3`-like shapes do not say which dimension is which: sizes in brackets, as everywhere in ONNX.
 fn shape(shape: &[usize]) -> Cell {
     Cell::Text(format!("{shape:?}"))
+}
+
+/// As [`shape`], with `?` for sizes that change from sample to sample.
+fn sizes(shape: &[Option<usize>]) -> Cell {
+    let size = |d: &Option<usize>| d.map_or("?".to_owned(), |d| d.to_string());
+    Cell::Text(format!("[{}]", shape.iter().map(size).collect::<Vec<_>>().join(", ")))
 }
 
 fn storage(w: &WeightRow) -> String {
