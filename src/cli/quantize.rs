@@ -10,7 +10,6 @@ use qdq::model::{Model, replace_file};
 use qdq::number::Format;
 use qdq::plan::{Patterns, Policy};
 use qdq::quantize::{Recipe, quantize};
-use qdq::report;
 use qdq::target::Target;
 
 use super::data::DataArgs;

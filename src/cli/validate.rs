@@ -7,7 +7,7 @@ use clap::Args;
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Tract;
 use qdq::model::Model;
-use qdq::sample::read_labels;
+use qdq::sample::labels as read_labels;
 use qdq::validate::{Questions, validate};
 
 use super::data::DataArgs;

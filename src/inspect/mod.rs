@@ -426,7 +426,7 @@ mod tests {
             operator: String::new(),
             shape: vec![Some(1), Some(10)],
             min: Some(-1.5),
-            max: 2.0,
+            max: Some(2.0),
             non_finite,
         };
         seen.with_activations(vec![row("input", 0)]);
