@@ -92,7 +92,7 @@ fn read(graph: &Graph, norm: NodeId, opset: i64) -> Result<Fold, Refusal> {
     let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else {
         return no("its input or output is missing");
     };
-    let Some((before, _)) = graph.producer(input) else { return no("no node comes before it") };
+    let Some((before, 0)) = graph.producer(input) else { return no("no node comes before it") };
     let Some(producer) = graph.node(before) else { return no("no node comes before it") };
     let added = match producer.is("Add") {
         true => Some(added_constant(graph, before, producer)?),
@@ -180,7 +180,7 @@ struct Added {
 fn added_constant(graph: &Graph, id: NodeId, add: &NodeProto) -> Result<Added, Refusal> {
     for (slot, other) in [(1, 0), (0, 1)] {
         let Ok(value) = float_constant(graph, add, slot, "addend") else { continue };
-        let Some((layer, _)) = add.input_at(other).and_then(|x| graph.producer(x)) else { continue };
+        let Some((layer, 0)) = add.input_at(other).and_then(|x| graph.producer(x)) else { continue };
         if graph.node(layer).is_some_and(|n| n.is("MatMul")) {
             return Ok(Added { layer, constant: Use { node: id, slot }, value });
         }

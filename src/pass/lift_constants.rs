@@ -25,12 +25,14 @@ impl Pass for LiftConstants {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        model.allow_constants();
         for id in model.graph.node_ids() {
             if model.graph.node(id).is_some_and(|n| n.is("Constant")) {
                 let outcome = lift(&mut model.graph, id);
                 settle(outcome, self, model, id, cx)?;
             }
+        }
+        if cx.changed > 0 {
+            model.allow_constants();
         }
         Ok(())
     }
