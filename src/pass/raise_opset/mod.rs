@@ -43,7 +43,8 @@ const OLDEST: i64 = 7;
 ///   7; operators that ONNX does not have, or not at the opset the model states (experimental ones of old exporters); what
 ///   trains (BatchNormalization with more than one output, a used mask of Dropout) or has statistics for each element; the
 ///   batched Scan of opset 8; Erf of integers; Resize of opset 10 to the nearest neighbour whose scales are not constant, or
-///   enlarge and shrink, and `tf_half_pixel_for_nn` rounded up; a Clip or Pad whose float type is not known; attributes that stand for those of a function.
+///   enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a Clip or Pad whose float type is not known;
+///   attributes that stand for those of a function.
 /// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
 /// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
 #[derive(Debug, Clone, Copy)]
