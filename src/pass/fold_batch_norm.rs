@@ -7,20 +7,20 @@ use crate::model::{At, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
 
 /// Folds BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul right before it.
 ///
-/// With `s = scale / sqrt(var + epsilon)` for each output channel, the weight `W` becomes `W * s` and the bias `b` becomes
-/// `(b - mean) * s + B`, computed in f64 and rounded once to the weight's type. Output channels lie on axis 0 of a Conv
-/// weight `[M, C/g, ..]`, at `group * M/g + i` for axis 1 of a ConvTranspose weight `[C, M/g, ..]`, on the columns of a
-/// Gemm (rows with `transB`) or MatMul weight `[K, N]`.
+/// With `s = scale / sqrt(var + epsilon)` for each output channel, the weight `W` becomes `W * s` and the bias `b`
+/// becomes `(b - mean) * s + B`, computed in f64 and rounded once to the weight's type. Output channels lie on axis 0
+/// of a Conv weight `[M, C/g, ..]`, at `group * M/g + i` for axis 1 of a ConvTranspose weight `[C, M/g, ..]`, on the
+/// columns of a Gemm (rows with `transB`) or MatMul weight `[K, N]`.
 ///
-/// - **Does**: changes the constants, adds a bias where there was none (to MatMul, as an Add), and lets the layer produce
-///   what the normalization produced. A weight that something else reads too is copied first.
+/// - **Does**: changes the constants, adds a bias where there was none (to MatMul, as an Add), and lets the layer
+///   produce what the normalization produced. A weight that something else reads too is copied first.
 /// - **Skips when** another operator comes before it; the value between is read elsewhere, captured, or a graph output;
 ///   weight, bias or statistics are not constant; the normalization trains, has outputs for training or is not spatial;
 ///   shapes do not fit; the rank of a MatMul is not known to be 2; the folded numbers would not be finite.
-/// - **Before**: `c = Conv(x, W, b)`, `y = BatchNormalization(c, scale, B, mean, var)`. **After**: `y = Conv(x, W', b')`.
-///   `MatMul`, or `MatMul` and `Add` of a constant, become `MatMul` and `Add`.
-/// - **Source**: operator BatchNormalization-15; Jacob et al., *Quantization and Training of Neural Networks for Efficient
-///   Integer-Arithmetic-Only Inference*, 2018, section 3.2.
+/// - **Before**: `c = Conv(x, W, b)`, `y = BatchNormalization(c, scale, B, mean, var)`.
+///   **After**: `y = Conv(x, W', b')`. `MatMul`, or `MatMul` and `Add` of a constant, become `MatMul` and `Add`.
+/// - **Source**: operator BatchNormalization-15; Jacob et al., *Quantization and Training of Neural Networks for
+///   Efficient Integer-Arithmetic-Only Inference*, 2018, section 3.2.
 #[derive(Debug, Clone, Copy)]
 pub struct FoldBatchNorm;
 

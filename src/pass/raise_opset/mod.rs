@@ -37,14 +37,15 @@ const OLDEST: i64 = 7;
 /// Raises ONNX's own operator set to a version, from 7 up to 25. A model that states that version or a later one stays.
 ///
 /// - **Does**: applies, opset by opset, what changed in the form of each operator in the graph, its subgraphs and the
-///   model's functions (attributes that became inputs become constants, a Softmax over several axes is flattened, Upsample
-///   becomes Resize, ...), and states the new opset, and the IR version that goes with it where the model's is lower.
-/// - **Skips**: nothing. What cannot be raised without changing what it computes is refused, naming the node: an opset below
-///   7; operators that ONNX does not have, or not at the opset the model states (experimental ones of old exporters); what
-///   trains (BatchNormalization with more than one output, a used mask of Dropout) or has statistics for each element; the
-///   batched Scan of opset 8; Erf of integers; Resize of opset 10 to the nearest neighbour whose scales are not constant, or
-///   enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a Clip or Pad whose float type is not known;
-///   attributes that stand for those of a function.
+///   model's functions (attributes that became inputs become constants, a Softmax over several axes is flattened,
+///   Upsample becomes Resize, ...), and states the new opset, and the IR version that goes with it where the model's is
+///   lower.
+/// - **Skips**: nothing. What cannot be raised without changing what it computes is refused, naming the node: an opset
+///   below 7; operators that ONNX does not have, or not at the opset the model states (experimental ones of old
+///   exporters); what trains (BatchNormalization with more than one output, a used mask of Dropout) or has statistics
+///   for each element; the batched Scan of opset 8; Erf of integers; Resize of opset 10 to the nearest neighbour whose
+///   scales are not constant, or enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a Clip or Pad
+///   whose float type is not known; attributes that stand for those of a function.
 /// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
 /// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
 #[derive(Debug, Clone, Copy)]

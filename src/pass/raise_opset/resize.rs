@@ -12,8 +12,8 @@ pub(super) fn scales_to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
     scope.set_input(id, 1, &name)
 }
 
-/// Upsample, opset 10: becomes Resize, which has the same form there. On the way to a later opset it waits for the next step,
-/// because an Upsample is known to enlarge.
+/// Upsample, opset 10: becomes Resize, which has the same form there. On the way to a later opset it waits for the next
+/// step, because an Upsample is known to enlarge.
 pub(super) fn upsample_to_resize_10(scope: &mut Scope, id: NodeId) -> Result<()> {
     match scope.to {
         10 => scope.graph_mut().edit(id, |n| n.op_type = Some("Resize".to_owned())),
@@ -64,9 +64,10 @@ fn asymmetric(scope: &mut Scope, id: NodeId, rounding: &str) -> Result<()> {
     })
 }
 
-/// Resize, opset 13: what had to be an empty tensor is left out: the region where nothing is cropped, the scales where the
-/// sizes are given. The mode `tf_half_pixel_for_nn`, which is gone, lies half a pixel above `half_pixel`: what it rounded
-/// down is there rounded to nearest, up at half, and what it rounded to nearest, down at half, is there rounded up.
+/// Resize, opset 13: what had to be an empty tensor is left out: the region where nothing is cropped, the scales where
+/// the sizes are given. The mode `tf_half_pixel_for_nn`, which is gone, lies half a pixel above `half_pixel`: what it
+/// rounded down is there rounded to nearest, up at half, and what it rounded to nearest, down at half, is there rounded
+/// up.
 pub(super) fn leave_out_empty_inputs(scope: &mut Scope, id: NodeId) -> Result<()> {
     let mode = scope.node(id)?.string("coordinate_transformation_mode").unwrap_or("half_pixel").to_owned();
     if scope.node(id)?.input_at(3).is_some() {
