@@ -10,7 +10,7 @@ use prost::Message;
 use super::{AttributeExt, Graph, GraphProto, ModelProto, TensorProto, map};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::tensor_proto::DataLocation;
-use crate::proto::{OperatorSetIdProto, StringStringEntryProto};
+use crate::proto::{FunctionProto, OperatorSetIdProto, StringStringEntryProto};
 
 /// Protobuf's own limit for one message, in bytes.
 const PROTOBUF_LIMIT: usize = i32::MAX as usize;
@@ -136,6 +136,14 @@ impl Model {
             Some(p) => p.value = Some(value.to_owned()),
             None => props.push(StringStringEntryProto { key: Some(key.to_owned()), value: Some(value.to_owned()) }),
         }
+    }
+
+    /// Changes the model-local functions, one after the other. Errors as `change` does, and name the function.
+    pub fn edit_functions(&mut self, mut change: impl FnMut(&mut FunctionProto) -> Result<()>) -> Result<()> {
+        self.rest.functions.iter_mut().try_for_each(|f| {
+            let place = format!("function `{}.{}`", f.domain(), f.name());
+            change(f).at(|| place)
+        })
     }
 
     /// The model-local functions' names, as `domain.name`.

@@ -373,14 +373,20 @@ impl Graph {
         Ok(name)
     }
 
+    /// Removes the initializer of that name.
+    pub fn drop_initializer(&mut self, name: &str) {
+        if let Some(i) = self.index.initializer.remove(name) {
+            self.initializers[i] = None;
+            self.revision += 1;
+        }
+    }
+
     /// Removes the initializers that nothing reads; graph outputs and captures count as reading.
     pub fn drop_unused_initializers(&mut self) {
         for i in 0..self.initializers.len() {
             let Some(name) = self.initializers[i].as_ref().map(|t| t.name().to_owned()) else { continue };
             if self.uses(&name).is_empty() && !self.is_pinned(&name) {
-                self.initializers[i] = None;
-                self.index.initializer.remove(&name);
-                self.revision += 1;
+                self.drop_initializer(&name);
             }
         }
     }

@@ -159,7 +159,8 @@ impl Tensor {
         })
     }
 
-    /// A float tensor of that element type; the numbers, which must fill the shape, are rounded to nearest, ties to even.
+    /// A float tensor of that element type; the numbers, which must fill the shape, are rounded to nearest, ties to
+    /// even.
     ///
     /// Errors when the type is not a float type.
     pub fn from_f64(dtype: DataType, shape: Vec<usize>, x: &[f64]) -> Result<Tensor> {

@@ -7,11 +7,11 @@ use crate::model::{DataType, Graph, Model, NodeExt, NodeId, NodeProto};
 
 /// Removes nodes that give back what they were given.
 ///
-/// - **Does**: removes Identity; Dropout at inference; Cast to the type its input is stated to have; Sum, Mean, Max, Min
-///   and Concat of one input. Their readers read the input instead; where the output is a graph output, the producer of
-///   the input takes over its name.
-/// - **Skips when** the mask of a Dropout is used, a Dropout trains or may train, a subgraph captures the output, or the
-///   output is a graph output and the input is one too, a graph input, a constant, or captured.
+/// - **Does**: removes Identity; Dropout at inference; Cast to the type its input is stated to have; Sum, Mean, Max,
+///   Min and Concat of one input. Their readers read the input instead; where the output is a graph output, the
+///   producer of the input takes over its name.
+/// - **Skips when** the mask of a Dropout is used, a Dropout trains or may train, a subgraph captures the output, or
+///   the output is a graph output and the input is one too, a graph input, a constant, or captured.
 /// - **Before**: `b = Identity(a)`, `y = Relu(b)`. **After**: `y = Relu(a)`.
 /// - **Source**: operators Identity-1, Dropout-7 (inference unless `is_test` = 0 before opset 7), Dropout-12 (inference
 ///   unless `training_mode`), Cast-6.

@@ -7,20 +7,20 @@ use crate::model::{At, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
 
 /// Folds BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul right before it.
 ///
-/// With `s = scale / sqrt(var + epsilon)` for each output channel, the weight `W` becomes `W * s` and the bias `b` becomes
-/// `(b - mean) * s + B`, computed in f64 and rounded once to the weight's type. Output channels lie on axis 0 of a Conv
-/// weight `[M, C/g, ..]`, at `group * M/g + i` for axis 1 of a ConvTranspose weight `[C, M/g, ..]`, on the columns of a
-/// Gemm (rows with `transB`) or MatMul weight `[K, N]`.
+/// With `s = scale / sqrt(var + epsilon)` for each output channel, the weight `W` becomes `W * s` and the bias `b`
+/// becomes `(b - mean) * s + B`, computed in f64 and rounded once to the weight's type. Output channels lie on axis 0
+/// of a Conv weight `[M, C/g, ..]`, at `group * M/g + i` for axis 1 of a ConvTranspose weight `[C, M/g, ..]`, on the
+/// columns of a Gemm (rows with `transB`) or MatMul weight `[K, N]`.
 ///
-/// - **Does**: changes the constants, adds a bias where there was none (to MatMul, as an Add), and lets the layer produce
-///   what the normalization produced. A weight that something else reads too is copied first.
+/// - **Does**: changes the constants, adds a bias where there was none (to MatMul, as an Add), and lets the layer
+///   produce what the normalization produced. A weight that something else reads too is copied first.
 /// - **Skips when** another operator comes before it; the value between is read elsewhere, captured, or a graph output;
 ///   weight, bias or statistics are not constant; the normalization trains, has outputs for training or is not spatial;
 ///   shapes do not fit; the rank of a MatMul is not known to be 2; the folded numbers would not be finite.
-/// - **Before**: `c = Conv(x, W, b)`, `y = BatchNormalization(c, scale, B, mean, var)`. **After**: `y = Conv(x, W', b')`.
-///   `MatMul`, or `MatMul` and `Add` of a constant, become `MatMul` and `Add`.
-/// - **Source**: operator BatchNormalization-15; Jacob et al., *Quantization and Training of Neural Networks for Efficient
-///   Integer-Arithmetic-Only Inference*, 2018, section 3.2.
+/// - **Before**: `c = Conv(x, W, b)`, `y = BatchNormalization(c, scale, B, mean, var)`.
+///   **After**: `y = Conv(x, W', b')`. `MatMul`, or `MatMul` and `Add` of a constant, become `MatMul` and `Add`.
+/// - **Source**: operator BatchNormalization-15; Jacob et al., *Quantization and Training of Neural Networks for
+///   Efficient Integer-Arithmetic-Only Inference*, 2018, section 3.2.
 #[derive(Debug, Clone, Copy)]
 pub struct FoldBatchNorm;
 
@@ -92,7 +92,7 @@ fn read(graph: &Graph, norm: NodeId, opset: i64) -> Result<Fold, Refusal> {
     let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else {
         return no("its input or output is missing");
     };
-    let Some((before, _)) = graph.producer(input) else { return no("no node comes before it") };
+    let Some((before, 0)) = graph.producer(input) else { return no("no node comes before it") };
     let Some(producer) = graph.node(before) else { return no("no node comes before it") };
     let added = match producer.is("Add") {
         true => Some(added_constant(graph, before, producer)?),
@@ -180,7 +180,7 @@ struct Added {
 fn added_constant(graph: &Graph, id: NodeId, add: &NodeProto) -> Result<Added, Refusal> {
     for (slot, other) in [(1, 0), (0, 1)] {
         let Ok(value) = float_constant(graph, add, slot, "addend") else { continue };
-        let Some((layer, _)) = add.input_at(other).and_then(|x| graph.producer(x)) else { continue };
+        let Some((layer, 0)) = add.input_at(other).and_then(|x| graph.producer(x)) else { continue };
         if graph.node(layer).is_some_and(|n| n.is("MatMul")) {
             return Ok(Added { layer, constant: Use { node: id, slot }, value });
         }

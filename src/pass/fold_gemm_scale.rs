@@ -7,8 +7,8 @@ use crate::model::{Graph, Model, NodeExt, Tensor, Use};
 
 /// Folds `alpha` and `beta` of Gemm into its constant weight and bias.
 ///
-/// - **Does**: multiplies the weight `B` by `alpha` and the bias `C` by `beta` (in f64, rounded once to their type), so that
-///   both factors are 1. A constant that something else reads too is copied first.
+/// - **Does**: multiplies the weight `B` by `alpha` and the bias `C` by `beta` (in f64, rounded once to their type), so
+///   that both factors are 1. A constant that something else reads too is copied first.
 /// - **Skips when** a factor is not 1 and its tensor is not a constant of floats, or would not be finite.
 /// - **Before**: `y = Gemm(x, B, C) alpha=0.5 beta=2`. **After**: `y = Gemm(x, B', C')`, `B' = 0.5 B`, `C' = 2 C`.
 /// - **Source**: operator Gemm-13, `Y = alpha * A' * B' + beta * C`.

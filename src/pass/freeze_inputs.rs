@@ -25,13 +25,15 @@ impl Pass for FreezeInputs {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        model.allow_constants();
         let names: Vec<_> = model.graph.initializers().map(|t| t.name().to_owned()).collect();
         for name in names.iter().filter(|n| !n.is_empty()) {
             if model.graph.is_input(name) {
                 model.graph.drop_input(name);
                 cx.changed += 1;
             }
+        }
+        if cx.changed > 0 {
+            model.allow_constants();
         }
         Ok(())
     }

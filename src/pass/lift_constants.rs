@@ -7,8 +7,8 @@ use crate::model::{DataType, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, T
 
 /// Makes an initializer of every Constant node.
 ///
-/// - **Does**: replaces Constant (`value`, `value_float(s)`, `value_int(s)`) by an initializer of the name of its output,
-///   and states IR version 4 where the model's is lower. Constants in subgraphs stay.
+/// - **Does**: replaces Constant (`value`, `value_float(s)`, `value_int(s)`) by an initializer of the name of its
+///   output, and states IR version 4 where the model's is lower. Constants in subgraphs stay.
 /// - **Skips when** the constant holds strings or is sparse, and when its output is a graph output.
 /// - **Before**: `w = Constant() value=[..]`. **After**: initializer `w`.
 /// - **Source**: operator Constant-13; docs/IR.md of ONNX, "Graphs".
@@ -25,12 +25,14 @@ impl Pass for LiftConstants {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        model.allow_constants();
         for id in model.graph.node_ids() {
             if model.graph.node(id).is_some_and(|n| n.is("Constant")) {
                 let outcome = lift(&mut model.graph, id);
                 settle(outcome, self, model, id, cx)?;
             }
+        }
+        if cx.changed > 0 {
+            model.allow_constants();
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
-//! Axes that were an attribute and became an input: Squeeze, Unsqueeze and ReduceSum in opset 13, the other reductions in 18.
+//! Axes that were an attribute and became an input: Squeeze, Unsqueeze and ReduceSum in opset 13, the other reductions
+//! in 18.
 
 use super::scope::Scope;
 use crate::error::Result;
 use crate::model::{NodeExt, NodeId};
 
-/// `axes` becomes the second input. Left out, or listing none, it means all axes as before (`noop_with_empty_axes` is 0).
+/// `axes` becomes the second input. Left out, or listing none, it means all axes as before (`noop_with_empty_axes` is
+/// 0).
 pub(super) fn to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
     if scope.node(id)?.ints("axes").is_some_and(<[i64]>::is_empty) {
         return scope.graph_mut().edit(id, |n| drop(n.take("axes")));

@@ -1,4 +1,5 @@
-//! BatchNormalization: always spatial since opset 9, and since 14 training is an attribute instead of a number of outputs.
+//! BatchNormalization: always spatial since opset 9, and since 14 training is an attribute instead of a number of
+//! outputs.
 
 use super::scope::Scope;
 use crate::error::{Error, ErrorKind, Result};

@@ -1,4 +1,5 @@
-//! Dropout: its mask became boolean in opset 10, its ratio an input in opset 12. From 7 on it does nothing at inference.
+//! Dropout: its mask became boolean in opset 10, its ratio an input in opset 12. From 7 on it does nothing at
+//! inference.
 
 use super::scope::Scope;
 use crate::error::{Error, ErrorKind, Result};

@@ -6,6 +6,7 @@ mod clip;
 mod dft;
 mod dropout;
 mod erf;
+mod function;
 mod grid_sample;
 mod group_norm;
 mod pad;
@@ -27,7 +28,8 @@ use steps::{GREW, Operator, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{AttributeExt, Model, NodeExt, NodeProto};
+use crate::model::{AttributeExt, GraphProto, Model, NodeExt, NodeProto};
+use crate::proto::FunctionProto;
 
 /// The oldest opset that can be raised: before it, operators broadcast by attributes.
 const OLDEST: i64 = 7;
@@ -35,10 +37,15 @@ const OLDEST: i64 = 7;
 /// Raises ONNX's own operator set to a version, from 7 up to 25. A model that states that version or a later one stays.
 ///
 /// - **Does**: applies, opset by opset, what changed in the form of each operator in the graph, its subgraphs and the
-///   model's functions (attributes that became inputs become constants, a Softmax over several axes is flattened, Upsample
-///   becomes Resize, ...), and states the new opset, and the IR version that goes with it where the model's is lower.
-/// - **Skips**: nothing. A model that cannot be raised without a change of its function is refused: opset below 7, operators
-///   that ONNX does not have (experimental ones of old exporters), and the forms named in [`STEPS`].
+///   model's functions (attributes that became inputs become constants, a Softmax over several axes is flattened,
+///   Upsample becomes Resize, ...), and states the new opset, and the IR version that goes with it where the model's is
+///   lower.
+/// - **Skips**: nothing. What cannot be raised without changing what it computes is refused, naming the node: an opset
+///   below 7; operators that ONNX does not have, or not at the opset the model states (experimental ones of old
+///   exporters); what trains (BatchNormalization with more than one output, a used mask of Dropout) or has statistics
+///   for each element; the batched Scan of opset 8; Erf of integers; Resize of opset 10 to the nearest neighbour whose
+///   scales are not constant, or enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a Clip or Pad
+///   whose float type is not known; attributes that stand for those of a function.
 /// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
 /// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
 #[derive(Debug, Clone, Copy)]
@@ -65,16 +72,28 @@ impl Pass for RaiseOpset {
         if from >= self.to {
             return Ok(());
         }
-        let mut scope = Scope::of(model, self.to);
+        let only_float32 = only_float32(model);
+        let mut scope = Scope::of(model.graph.clone(), self.to, only_float32);
         cx.changed += raise(&mut scope, from)?;
         if let Some(graph) = scope.leave() {
             model.graph = graph;
         }
+        model.edit_functions(|f| {
+            cx.changed += function::raise(f, self.to, only_float32)?;
+            Ok(())
+        })?;
         model.state_opset(self.to);
         model.graph.drop_unused_initializers();
         model.graph.prune_value_info(|_| false);
         Ok(())
     }
+}
+
+/// Whether the model speaks of no float type other than float32, so that every float value has this type.
+fn only_float32(model: &Model) -> bool {
+    let body = |f: &FunctionProto| GraphProto { node: f.node.clone(), ..Default::default() };
+    let functions = &model.metadata().functions;
+    scope::only_float32(&model.graph.to_proto()) && functions.iter().all(|f| scope::only_float32(&body(f)))
 }
 
 /// Raises the innermost graph and its subgraphs; returns how many nodes it changed.
@@ -87,6 +106,7 @@ fn raise(scope: &mut Scope, from: i64) -> Result<usize> {
         for id in scope.graph().node_ids() {
             let Some(step) = scope.graph().node(id).and_then(|n| step(n, version)) else { continue };
             let label = scope.graph().label(id);
+            function::refuse_references(scope.node(id)?).at(|| label.clone())?;
             (step.convert)(scope, id).at(|| label)?;
             changed += 1;
         }
@@ -160,7 +180,6 @@ mod tests {
 
     use super::super::sketch::{self, floats, graph, lines, model, node, subgraph};
     use super::*;
-    use crate::model::GraphProto;
     use crate::model::attribute::{float, int, ints};
 
     /// The graph after raising.

@@ -12,8 +12,8 @@ pub(super) fn scales_to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
     scope.set_input(id, 1, &name)
 }
 
-/// Upsample, opset 10: becomes Resize, which has the same form there. On the way to a later opset it waits for the next step,
-/// because an Upsample is known to enlarge.
+/// Upsample, opset 10: becomes Resize, which has the same form there. On the way to a later opset it waits for the next
+/// step, because an Upsample is known to enlarge.
 pub(super) fn upsample_to_resize_10(scope: &mut Scope, id: NodeId) -> Result<()> {
     match scope.to {
         10 => scope.graph_mut().edit(id, |n| n.op_type = Some("Resize".to_owned())),
@@ -64,8 +64,10 @@ fn asymmetric(scope: &mut Scope, id: NodeId, rounding: &str) -> Result<()> {
     })
 }
 
-/// Resize, opset 13: what had to be an empty tensor is left out: the region where nothing is cropped, the scales where the
-/// sizes are given. The mode `tf_half_pixel_for_nn`, which is gone, is `half_pixel` rounded up at half, if it was rounded down.
+/// Resize, opset 13: what had to be an empty tensor is left out: the region where nothing is cropped, the scales where
+/// the sizes are given. The mode `tf_half_pixel_for_nn`, which is gone, lies half a pixel above `half_pixel`: what it
+/// rounded down is there rounded to nearest, up at half, and what it rounded to nearest, down at half, is there rounded
+/// up.
 pub(super) fn leave_out_empty_inputs(scope: &mut Scope, id: NodeId) -> Result<()> {
     let mode = scope.node(id)?.string("coordinate_transformation_mode").unwrap_or("half_pixel").to_owned();
     if scope.node(id)?.input_at(3).is_some() {
@@ -74,19 +76,23 @@ pub(super) fn leave_out_empty_inputs(scope: &mut Scope, id: NodeId) -> Result<()
     if mode != "tf_crop_and_resize" {
         scope.set_input(id, 1, "")?;
     }
-    if mode == "tf_half_pixel_for_nn" {
-        let node = scope.node(id)?;
-        let rounding = node.string("nearest_mode").unwrap_or("round_prefer_floor");
-        if node.string("mode").unwrap_or("nearest") != "nearest" || rounding != "floor" {
-            let what = format!("`{mode}` is gone since opset 13, and rounding by `{rounding}` cannot replace it");
+    if mode != "tf_half_pixel_for_nn" {
+        return Ok(());
+    }
+    let node = scope.node(id)?;
+    let nearest = node.string("mode").unwrap_or("nearest") == "nearest";
+    let rounding = match node.string("nearest_mode").unwrap_or("round_prefer_floor") {
+        "floor" if nearest => "round_prefer_ceil",
+        "round_prefer_floor" if nearest => "ceil",
+        other => {
+            let what = format!("`{mode}` is gone since opset 13, and rounding by `{other}` cannot replace it");
             return Err(Error::new(ErrorKind::Unsupported, what).hint("export the model again with opset 13 or later"));
         }
-        return scope.graph_mut().edit(id, |n| {
-            n.set(attribute::string("coordinate_transformation_mode", "half_pixel"));
-            n.set(attribute::string("nearest_mode", "round_prefer_ceil"));
-        });
-    }
-    Ok(())
+    };
+    scope.graph_mut().edit(id, |n| {
+        n.set(attribute::string("coordinate_transformation_mode", "half_pixel"));
+        n.set(attribute::string("nearest_mode", rounding));
+    })
 }
 
 #[cfg(test)]
@@ -144,8 +150,10 @@ mod tests {
                 [string("coordinate_transformation_mode", "tf_half_pixel_for_nn"), string("nearest_mode", r)];
             vec![node("Resize", "x e s", "y", &attributes)]
         };
-        let line = "y = Resize(x, , s) coordinate_transformation_mode=half_pixel nearest_mode=round_prefer_ceil";
-        assert_eq!(raised(11, 13, resize("floor")).unwrap(), [line]);
+        for (old, new) in [("floor", "round_prefer_ceil"), ("round_prefer_floor", "ceil")] {
+            let line = format!("y = Resize(x, , s) coordinate_transformation_mode=half_pixel nearest_mode={new}");
+            assert_eq!(raised(11, 13, resize(old)).unwrap(), [line]);
+        }
         assert!(refused(11, 13, resize("ceil")).contains("tf_half_pixel_for_nn"));
     }
 }

@@ -2,117 +2,32 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    At, AttributeProto, DataType, Dim, Graph, GraphProto, InputSpec, Model, NodeExt, NodeId, NodeProto, Tensor,
-    TensorProto, ValueInfoProto,
+    At, AttributeProto, DataType, Dim, Graph, GraphProto, InputSpec, NodeExt, NodeId, NodeProto, Tensor, TensorProto,
+    ValueInfoProto,
 };
 use crate::proto::type_proto;
 
 /// Operators whose first output has the element type of their first input, in every opset.
+#[rustfmt::skip]
 const KEEPS_TYPE: &[&str] = &[
-    "Abs",
-    "Add",
-    "AveragePool",
-    "BatchNormalization",
-    "Ceil",
-    "Clip",
-    "Concat",
-    "Conv",
-    "ConvTranspose",
-    "DepthToSpace",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Exp",
-    "Expand",
-    "Flatten",
-    "Floor",
-    "GRU",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Gemm",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "HardSigmoid",
-    "Identity",
-    "InstanceNormalization",
-    "LRN",
-    "LSTM",
-    "LeakyRelu",
-    "Log",
-    "LogSoftmax",
-    "MatMul",
-    "Max",
-    "MaxPool",
-    "Mean",
-    "Min",
-    "Mul",
-    "Neg",
-    "PRelu",
-    "Pad",
-    "Pow",
-    "RNN",
-    "Reciprocal",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceSum",
-    "Relu",
-    "Reshape",
-    "Resize",
-    "Selu",
-    "Sigmoid",
-    "Slice",
-    "Softmax",
-    "Softplus",
-    "Softsign",
-    "SpaceToDepth",
-    "Split",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Sum",
-    "Tanh",
-    "Tile",
-    "TopK",
-    "Transpose",
-    "Unsqueeze",
-    "Upsample",
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Ceil", "Clip", "Concat", "Conv", "ConvTranspose",
+    "DepthToSpace", "Div", "Dropout", "Elu", "Exp", "Expand", "Flatten", "Floor", "GRU", "Gather", "GatherElements",
+    "GatherND", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity", "InstanceNormalization",
+    "LRN", "LSTM", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Mean", "Min", "Mul", "Neg",
+    "PRelu", "Pad", "Pow", "RNN", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu",
+    "Reshape", "Resize", "Selu", "Sigmoid", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split",
+    "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Upsample",
 ];
 
 /// Operators whose first output has the shape of their first input, in every opset.
+#[rustfmt::skip]
 const KEEPS_SHAPE: &[&str] = &[
-    "Abs",
-    "BatchNormalization",
-    "Cast",
-    "Ceil",
-    "Clip",
-    "Dropout",
-    "Elu",
-    "Exp",
-    "Floor",
-    "HardSigmoid",
-    "Hardmax",
-    "Identity",
-    "InstanceNormalization",
-    "LRN",
-    "LeakyRelu",
-    "Log",
-    "LogSoftmax",
-    "Neg",
-    "PRelu",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Tanh",
+    "Abs", "BatchNormalization", "Cast", "Ceil", "Clip", "Dropout", "Elu", "Exp", "Floor", "HardSigmoid", "Hardmax",
+    "Identity", "InstanceNormalization", "LRN", "LeakyRelu", "Log", "LogSoftmax", "Neg", "PRelu", "Reciprocal",
+    "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
 ];
 
-/// The graphs from the model's down to the one whose nodes are being raised.
+/// The graphs from the model's, or a function's, down to the one whose nodes are being raised.
 pub(super) struct Scope {
     /// The innermost last.
     graphs: Vec<Graph>,
@@ -123,9 +38,9 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// The model's own graph.
-    pub(super) fn of(model: &Model, to: i64) -> Scope {
-        Scope { graphs: vec![model.graph.clone()], to, only_float32: only_float32(&model.graph.to_proto()) }
+    /// A graph that no other one is around.
+    pub(super) fn of(graph: Graph, to: i64, only_float32: bool) -> Scope {
+        Scope { graphs: vec![graph], to, only_float32 }
     }
 
     /// Goes into a subgraph.
@@ -313,7 +228,7 @@ impl Scope {
 }
 
 /// Whether no tensor, type or attribute speaks of a float type other than float32.
-fn only_float32(graph: &GraphProto) -> bool {
+pub(super) fn only_float32(graph: &GraphProto) -> bool {
     let fits = |dtype: i32| {
         !matches!(DataType::try_from(dtype), Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double))
     };

@@ -26,8 +26,8 @@ pub(super) fn over_one_axis(scope: &mut Scope, id: NodeId) -> Result<()> {
     scope.insert(At::After(id), "Reshape", &[&result, &shape], &y, vec![])
 }
 
-/// The one axis, counted from the back, that all elements from `axis` on lie along; `None` where there is none, or it is
-/// not known.
+/// The one axis, counted from the back, that all elements from `axis` on lie along; `None` where there is none, or it
+/// is not known.
 fn only_axis(shape: Option<&[Option<usize>]>, axis: i64) -> Option<i64> {
     let Some(shape) = shape else { return (axis == -1).then_some(-1) };
     let rank = shape.len() as i64;

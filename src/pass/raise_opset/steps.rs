@@ -84,7 +84,8 @@ pub(super) const STEPS: &[Step] = &[
     step("GroupNormalization", 21, group_norm::scale_each_channel),
 ];
 
-/// Changes of form that leave models as they are: what is new may be left out, and then means what the form before meant.
+/// Changes of form that leave models as they are: what is new may be left out, and then means what the form before
+/// meant.
 ///
 /// | new | left out, it means |
 /// |---|---|
