@@ -81,6 +81,9 @@ fn only_one_file_names_the_engine_and_one_is_unsafe() {
         assert!(!text.contains("unsafe {") || inside == "model/map.rs", "{inside} is unsafe");
         let prints = ["println!", "print!(", "eprintln!", "std::env::", "process::exit"];
         let speaks = prints.iter().any(|p| text.contains(p));
-        assert!(!speaks || inside.starts_with("cli/") || inside == "main.rs", "{inside} prints, reads the environment or exits");
+        assert!(
+            !speaks || inside.starts_with("cli/") || inside == "main.rs",
+            "{inside} prints, reads the environment or exits"
+        );
     }
 }

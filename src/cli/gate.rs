@@ -34,7 +34,10 @@ impl Gate {
                 && share < min - 1e-9
             {
                 let (share, min) = (share * 100.0, min * 100.0);
-                missed.push(format!("output `{}` keeps {share:.1} % of top-1 classes, and {min:.1} % were asked for", o.name));
+                missed.push(format!(
+                    "output `{}` keeps {share:.1} % of top-1 classes, and {min:.1} % were asked for",
+                    o.name
+                ));
             }
         }
         if let (Some(max), Some(a)) = (self.max_top1_drop, accuracy) {

@@ -208,7 +208,9 @@ impl QuantizeArgs {
 fn check_output(model: &Path, output: &Path, force: bool) -> Result<()> {
     let usage = |what: String| Error::new(ErrorKind::Usage, what);
     if output.is_dir() {
-        return Err(usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`"));
+        return Err(
+            usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`")
+        );
     }
     let same = match (model.canonicalize(), output.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,

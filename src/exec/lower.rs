@@ -1,5 +1,7 @@
 //! A model as engines run it: without number formats.
 
+use std::collections::HashSet;
+
 use crate::error::{Place, Result};
 use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, attribute, widen};
 
@@ -31,7 +33,25 @@ pub fn lower(model: &Model) -> Result<Model> {
         }
     }
     graph.drop_unused_initializers();
+    name_apart(graph)?;
     Ok(model)
+}
+
+/// Lets every node have a name that no other node and no value has, except its own first output: engines keep both
+/// in one list.
+fn name_apart(graph: &mut Graph) -> Result<()> {
+    let mut taken: HashSet<String> = graph.inputs().iter().map(|v| v.name().to_owned()).collect();
+    taken.extend(graph.initializers().map(|t| t.name().to_owned()));
+    for id in graph.node_ids() {
+        let Some(node) = graph.node(id) else { continue };
+        let own = node.output_at(0);
+        let clash = !node.name().is_empty() && own != Some(node.name()) && graph.producer(node.name()).is_some();
+        let name = if clash || node.name().is_empty() { own.unwrap_or_default() } else { node.name() }.to_owned();
+        let name = if taken.contains(&name) { graph.fresh_name(&name) } else { name };
+        taken.insert(name.clone());
+        graph.edit(id, |n| n.name = Some(name))?;
+    }
+    Ok(())
 }
 
 /// Puts fake quantization in the place of a DequantizeLinear, and drops its QuantizeLinear once nothing reads that.

@@ -17,7 +17,7 @@ use crate::sample::Sample;
 pub use lower::{FAKE_QUANTIZE, lower};
 pub use runner::{Runner, Worker, spread};
 #[cfg(feature = "tract")]
-pub use tract::Tract;
+pub use tract::{Tract, guards_panics};
 
 /// The shape of an input in the runs to come: fixed sizes, and symbols for what changes from run to run.
 pub type InputShape = Vec<Dim>;

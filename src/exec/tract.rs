@@ -1,5 +1,6 @@
 //! tract as the engine: the only file that names it.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,9 +32,21 @@ fn failed(what: &str, e: &core::TractError) -> Error {
     Error::new(ErrorKind::Engine, format!("{what}: {}", causes.join(": ")))
 }
 
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread would become an error: for a program's panic hook, which need not print it then.
+pub fn guards_panics() -> bool {
+    GUARDED.get()
+}
+
 /// Runs a step of the engine, whose panics on unusual models become errors.
 fn guarded<T>(what: &str, step: impl FnOnce() -> TractResult<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(step)) {
+    GUARDED.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(step));
+    GUARDED.set(false);
+    match outcome {
         Ok(outcome) => outcome.map_err(|e| failed(what, &e)),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

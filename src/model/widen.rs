@@ -30,7 +30,8 @@ pub fn widen(model: &mut Model) -> Result<bool> {
     for (name, _) in narrow_values(graph.inputs()) {
         let wide = graph.fresh_name(&format!("{name}_float32"));
         graph.redirect(&name, &wide)?;
-        graph.insert(At::Start, cast(&name, &wide, DataType::Float))?;
+        let cast = cast(graph, &name, &wide, DataType::Float);
+        graph.insert(At::Start, cast)?;
         // A captured name reads the narrow value still; the subgraph was widened, so it needs the wide one.
         for id in graph.captured_by(&name).to_vec() {
             graph.edit(id, |n| {
@@ -43,7 +44,8 @@ pub fn widen(model: &mut Model) -> Result<bool> {
         let wide = graph.fresh_name(&format!("{name}_float32"));
         graph.edit(producer, |n| n.output[place] = wide.clone())?;
         graph.redirect(&name, &wide)?;
-        graph.insert(At::End, cast(&wide, &name, dtype))?;
+        let cast = cast(graph, &wide, &name, dtype);
+        graph.insert(At::End, cast)?;
     }
     graph.retype_value_info(|t| narrow_type(t).map(|_| DataType::Float as i32));
     Ok(true)
@@ -61,11 +63,19 @@ fn narrow_values(values: &[ValueInfoProto]) -> Vec<(String, DataType)> {
     values.iter().filter_map(|v| Some((v.name().to_owned(), dtype(v)?))).collect()
 }
 
+/// Whether anything but the Cast nodes behind inputs and before outputs is narrow.
 fn any_narrow(graph: &Graph) -> bool {
+    let cast = |id| graph.node(id).is_some_and(|n| n.is("Cast"));
+    let at_border = |n: &NodeProto| {
+        n.is("Cast")
+            && (n.input_at(0).is_some_and(|i| graph.is_input(i)) || n.output_at(0).is_some_and(|o| graph.is_output(o)))
+    };
+    let inputs = narrow_values(graph.inputs());
+    let outputs = narrow_values(graph.outputs());
     graph.initializers().any(|t| narrow_type(t.data_type()).is_some())
-        || !narrow_values(graph.inputs()).is_empty()
-        || !narrow_values(graph.outputs()).is_empty()
-        || graph.nodes().any(|(_, n)| touches(n))
+        || inputs.iter().any(|(i, _)| graph.uses(i).iter().any(|u| !cast(u.node)))
+        || outputs.iter().any(|(o, _)| graph.producer(o).is_none_or(|(id, _)| !cast(id)))
+        || graph.nodes().any(|(_, n)| touches(n) && !at_border(n))
 }
 
 /// Whether a node names a narrow type: in a tensor, in the type it casts to or makes, or in a subgraph.
@@ -111,9 +121,9 @@ fn widened(t: &TensorProto) -> Result<TensorProto> {
     Ok(Tensor::from_f32(read.shape().to_vec(), read.f32s()?.into_owned()).to_proto(t.name()))
 }
 
-fn cast(from: &str, to: &str, dtype: DataType) -> NodeProto {
+fn cast(graph: &mut Graph, from: &str, to: &str, dtype: DataType) -> NodeProto {
     NodeProto {
-        name: Some(format!("{to}_cast")),
+        name: Some(graph.fresh_name(&format!("{to}_cast"))),
         op_type: Some("Cast".into()),
         input: vec![from.to_owned()],
         output: vec![to.to_owned()],
@@ -126,5 +136,53 @@ fn rename(graph: &mut GraphProto, old: &str, new: &str) {
     for node in &mut graph.node {
         node.input.iter_mut().filter(|n| *n == old).for_each(|n| *n = new.to_owned());
         node.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut).for_each(|g| rename(g, old, new));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{ModelProto, OperatorSetIdProto};
+
+    fn value(name: &str, dtype: DataType) -> ValueInfoProto {
+        let tensor = type_proto::Tensor { elem_type: Some(dtype as i32), shape: None };
+        ValueInfoProto {
+            name: Some(name.into()),
+            r#type: Some(crate::proto::TypeProto {
+                value: Some(type_proto::Value::TensorType(tensor)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn inputs_and_outputs_keep_their_types_and_a_second_time_changes_nothing() {
+        let half = Tensor::from_f64(DataType::Float16, vec![1], &[1.5]).unwrap().to_proto("w");
+        let add = NodeProto {
+            op_type: Some("Add".into()),
+            input: vec!["x".into(), "w".into()],
+            output: vec!["y".into()],
+            ..Default::default()
+        };
+        let mut model = Model::from_proto(ModelProto {
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(13) }],
+            graph: Some(GraphProto {
+                node: vec![add],
+                initializer: vec![half],
+                input: vec![value("x", DataType::Float16)],
+                output: vec![value("y", DataType::Float16)],
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .unwrap();
+        assert!(widen(&mut model).unwrap());
+        model.graph.check().unwrap();
+        let ops: Vec<_> = model.graph.nodes().map(|(_, n)| n.op_type().to_owned()).collect();
+        assert_eq!(ops, ["Cast", "Add", "Cast"]);
+        assert_eq!(model.graph.stated_dtype("x"), Some(DataType::Float16));
+        assert_eq!(model.graph.constant("w").unwrap().unwrap().f32s().unwrap()[..], [1.5]);
+        assert!(!widen(&mut model).unwrap());
     }
 }

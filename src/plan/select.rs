@@ -58,7 +58,12 @@ fn refusal(
     masks: &HashSet<NodeId>,
     id: NodeId,
 ) -> Option<String> {
-    let Some(rule) = OpRule::of(node) else { return Some("no rule for the operator".into()) };
+    let Some(rule) = OpRule::of(node) else {
+        let inside = node.subgraphs().next().is_some();
+        return Some(
+            if inside { "what is inside its subgraphs stays float so far" } else { "no rule for the operator" }.into(),
+        );
+    };
     if policy.exclude.matches(node) {
         return Some("excluded by the user".into());
     }

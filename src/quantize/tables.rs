@@ -20,15 +20,31 @@ impl Report {
         let bytes = |n: usize| number::bytes(n as u64);
         let (before, after) = self.size;
         t.fact("target", self.target);
-        t.fact("size", format!("{} -> {} ({:.1} times smaller)", bytes(before), bytes(after), before as f64 / after as f64));
-        t.fact("opset", if self.opset.0 == self.opset.1 { self.opset.0.to_string() } else { format!("{} -> {}", self.opset.0, self.opset.1) });
+        t.fact(
+            "size",
+            format!("{} -> {} ({:.1} times smaller)", bytes(before), bytes(after), before as f64 / after as f64),
+        );
+        t.fact(
+            "opset",
+            if self.opset.0 == self.opset.1 {
+                self.opset.0.to_string()
+            } else {
+                format!("{} -> {}", self.opset.0, self.opset.1)
+            },
+        );
         let s = &self.samples;
         t.fact("samples", s.source.clone());
-        t.fact("split", if s.shared {
-            format!("all {} calibrate and verify: too few to hold any back, so the drift below may be too good", s.calibration)
-        } else {
-            format!("{} calibrate, {} others verify", s.calibration, s.verification)
-        });
+        t.fact(
+            "split",
+            if s.shared {
+                format!(
+                    "all {} calibrate and verify: too few to hold any back, so the drift below may be too good",
+                    s.calibration
+                )
+            } else {
+                format!("{} calibrate, {} others verify", s.calibration, s.verification)
+            },
+        );
         let c = &self.counts;
         t.fact("nodes", format!("{} quantized, {} absorbed into ranges, {} float", c.quantized, c.absorbed, c.float));
         t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
@@ -60,12 +76,16 @@ impl Report {
         }
         counts.sort();
         let cell = |n: u64| if n == 0 { Cell::None } else { Cell::Count(n) };
-        t.rows = counts.into_iter().map(|(op, n)| [vec![Cell::Text(op.to_owned())], n.map(cell).to_vec()].concat()).collect();
+        t.rows = counts
+            .into_iter()
+            .map(|(op, n)| [vec![Cell::Text(op.to_owned())], n.map(cell).to_vec()].concat())
+            .collect();
         t
     }
 
     fn reasons(&self) -> Table {
-        let columns = vec![Column::left("operator"), Column::right("nodes"), Column::left("why"), Column::left("which").spare(1)];
+        let columns =
+            vec![Column::left("operator"), Column::right("nodes"), Column::left("why"), Column::left("which").spare(1)];
         let mut t = Table::new("Left float", columns);
         // A name in a reason is that of one node: reasons that differ in names only are one.
         let plain = |reason: &str| reason.split('`').step_by(2).collect::<Vec<_>>().join("..");

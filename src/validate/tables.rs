@@ -39,7 +39,8 @@ impl Validation {
             let row = |name: &str, top1: f64, top5: Option<f64>| {
                 vec![Cell::Text(name.into()), Cell::Percent(top1), Cell::of(top5, Cell::Percent)]
             };
-            t.rows = vec![row("float", a.float_top1, a.float_top5), row("quantized", a.quantized_top1, a.quantized_top5)];
+            t.rows =
+                vec![row("float", a.float_top1, a.float_top5), row("quantized", a.quantized_top1, a.quantized_top5)];
             tables.push(t);
         }
         if let Some(layers) = &self.layers {
@@ -64,9 +65,8 @@ impl Validation {
                     ]
                 })
                 .collect();
-            t.notes.push(
-                "Local is this layer's quantization alone; accumulated is everything up to and with it.".into(),
-            );
+            t.notes
+                .push("Local is this layer's quantization alone; accumulated is everything up to and with it.".into());
             tables.push(t);
         }
         tables

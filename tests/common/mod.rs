@@ -28,7 +28,8 @@ pub fn model_of(name: &str) -> Model {
 /// The samples in a file among the fixtures.
 pub fn samples_of(name: &str, model: &Model) -> Box<dyn Samples> {
     let path = fixture(name);
-    qdq::sample::open(path.to_str().unwrap(), &Default::default(), &InputSpec::all(&model.graph).unwrap(), &Silent).unwrap()
+    qdq::sample::open(path.to_str().unwrap(), &Default::default(), &InputSpec::all(&model.graph).unwrap(), &Silent)
+        .unwrap()
 }
 
 /// Samples in memory.
@@ -110,20 +111,20 @@ pub fn ints(name: &str, x: &[i64]) -> TensorProto {
     Tensor::from_i64(vec![x.len()], x.to_vec()).to_proto(name)
 }
 
-/// A model of that opset with one float input `x` and float outputs.
+/// A model of that opset with one float input `x` and float outputs of these shapes.
 pub fn model(
     opset: i64,
     shape: &[usize],
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
-    outputs: &[&str],
+    outputs: &[(&str, &[usize])],
 ) -> Model {
     let graph = GraphProto {
         name: Some("test".into()),
         node: nodes,
         initializer: initializers,
         input: vec![value("x", Some(shape))],
-        output: outputs.iter().map(|o| value(o, None)).collect(),
+        output: outputs.iter().map(|(o, shape)| value(o, Some(shape))).collect(),
         ..Default::default()
     };
     Model::from_proto(ModelProto {
