@@ -7,9 +7,10 @@ mod tables;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::events::Events;
+use crate::events::{Events, Silent};
 use crate::exec::{Executor, Runner};
 use crate::model::{InputSpec, Model};
+use crate::pass::{self, Context, FreezeInputs, LiftConstants, Pass, RaiseOpset};
 use crate::sample::Samples;
 
 pub use layers::{LayerDrift, compare_layers};
@@ -65,6 +66,7 @@ pub fn validate(
         return Err(Error::new(ErrorKind::Data, what));
     }
     events.stage("run both models");
+    let float = &modern(float);
     let a = Runner::new(executor, float, Vec::new())?;
     let b = Runner::new(executor, quantized, Vec::new())?;
     let (outputs, accuracy) = outputs::compare_with(&a, &b, samples, &picks, questions.labels.as_deref(), events)?;
@@ -84,6 +86,22 @@ pub fn validate(
         accuracy,
         layers,
     })
+}
+
+/// The oldest opset whose forms of operators engines are sure to know.
+const MODERN: i64 = 13;
+
+/// The same model in operators that engines know: raised to opset 13 where it is older. A model that cannot be raised
+/// stays as it is.
+pub fn modern(model: &Model) -> Model {
+    let mut raised = model.clone();
+    let mut cx = Context::new(None, &Silent);
+    for pass in [&FreezeInputs as &dyn Pass, &LiftConstants, &RaiseOpset { to: MODERN }] {
+        if pass::run(pass, &mut raised, &mut cx).is_err() {
+            return model.clone();
+        }
+    }
+    raised
 }
 
 /// Errors unless the two models take inputs of the same names and types in the same order.

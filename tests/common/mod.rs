@@ -136,9 +136,10 @@ pub fn model(
     .unwrap()
 }
 
-/// The outputs of a model, sample by sample.
+/// The outputs of a model, sample by sample. Operators of old opsets, which the engine does not know, are raised.
 pub fn run(model: &Model, samples: &dyn Samples) -> Vec<Vec<Tensor>> {
-    let runner = Runner::new(&Tract, model, Vec::new()).unwrap();
+    let model = qdq::validate::modern(model);
+    let runner = Runner::new(&Tract, &model, Vec::new()).unwrap();
     let mut worker = runner.worker();
     (0..samples.len()).map(|i| worker.outputs(&samples.get(i).unwrap()).unwrap()).collect()
 }
@@ -202,4 +203,18 @@ pub fn emit(name: &str, float: &Model, quantized: &[u8], samples: &dyn Samples, 
         "sqnr_db": if narrow { serde_json::Value::Null } else { sqnr.into() },
     });
     std::fs::write(file("json"), facts.to_string()).unwrap();
+}
+
+/// The folder of real models, if the environment names it (`QDQ_ZOO`); says so where it does not.
+pub fn zoo() -> Option<PathBuf> {
+    let zoo = std::env::var_os("QDQ_ZOO").map(PathBuf::from).filter(|p| p.is_dir());
+    if zoo.is_none() {
+        eprintln!("skipped: QDQ_ZOO names no folder of real models");
+    }
+    zoo
+}
+
+/// The arrays of a file among the fixtures, by name.
+pub fn arrays(name: &str) -> Vec<(String, Tensor)> {
+    qdq::sample::read_arrays(&fixture(name)).unwrap()
 }

@@ -1,0 +1,137 @@
+//! The invariants of the crate, each on every fixture.
+#![cfg(feature = "tract")]
+
+mod common;
+
+use common::{difference, fixture, model_of, noise_samples, samples_of};
+use qdq::events::Silent;
+use qdq::exec::Tract;
+use qdq::model::{InputSpec, Model, ValueInfoProto};
+use qdq::pass::{self, Context, Effect, Insert};
+use qdq::plan::{Plan, Policy, watch_list};
+use qdq::quantize::{Recipe, prepare, quantize};
+use qdq::target::ORT_CPU;
+
+/// The models among the fixtures, with samples for each.
+const FIXTURES: &[(&str, &str)] = &[
+    ("digits/model.onnx", "digits/calib.npz"),
+    ("ppocr_cls/model.onnx", "ppocr_cls/calib.npz"),
+    ("small/external/model.onnx", "small/external/data.npz"),
+    ("small/legacy/model.onnx", "small/legacy/data.npz"),
+    ("small/legacy_upsample/model.onnx", "small/legacy_upsample/data.npz"),
+    ("small/float16/model.onnx", "small/float16/data.npz"),
+    ("small/transformer/model.onnx", "small/transformer/data.npz"),
+];
+
+#[test]
+fn reading_and_writing_an_untouched_model_gives_the_same_bytes() {
+    for (name, _) in FIXTURES.iter().filter(|(name, _)| !name.contains("external")) {
+        assert!(model_of(name).to_bytes().unwrap() == std::fs::read(fixture(name)).unwrap(), "{name}");
+    }
+    let Some(zoo) = common::zoo() else { return };
+    for entry in std::fs::read_dir(zoo).unwrap() {
+        let path = entry.unwrap().path().join("model.onnx");
+        if path.is_file() {
+            assert!(Model::read(&path).unwrap().to_bytes().unwrap() == std::fs::read(&path).unwrap(), "{path:?}");
+        }
+    }
+}
+
+/// What must not change: names, types and shapes of inputs (those that are not constants) and outputs.
+fn interface(model: &Model) -> (Vec<InputSpec>, Vec<ValueInfoProto>) {
+    (InputSpec::all(&model.graph).unwrap(), model.graph.outputs().to_vec())
+}
+
+#[test]
+fn every_exact_pass_keeps_the_interface_and_the_function() {
+    for (name, data) in FIXTURES {
+        let mut model = model_of(name);
+        let samples = samples_of(data, &model);
+        let before = interface(&model);
+        let mut changed = 0;
+        // The float16 model is compared with itself in float32: its own rounding is the difference.
+        let tolerance = if name.contains("float16") { 2e-3 } else { 2e-5 };
+        for pass in pass::exact(13) {
+            let original = model.clone();
+            let mut cx = Context::new(Some(&Tract), &Silent);
+            changed += pass::run(pass.as_ref(), &mut model, &mut cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(interface(&model), before, "{name}: {}", pass.name());
+            assert_ne!(pass.effect(), Effect::Lossy);
+            let off = difference(&original, &model, samples.as_ref());
+            assert!(off <= tolerance, "{name}: {} moves the outputs by {off:e}", pass.name());
+            let again = Model::from_bytes(model.to_bytes().unwrap().into()).unwrap();
+            assert!(again.to_bytes().unwrap() == model.to_bytes().unwrap());
+        }
+        assert!(
+            changed > 0 || name.contains("external") || name.contains("transformer"),
+            "{name}: no pass had anything to do"
+        );
+    }
+}
+
+#[test]
+fn raising_to_the_newest_opset_keeps_the_function() {
+    for (name, data) in FIXTURES {
+        let original = model_of(name);
+        let samples = samples_of(data, &original);
+        for opset in [13, 21] {
+            let mut raised = original.clone();
+            prepare(&mut raised, opset, &mut Context::new(Some(&Tract), &Silent)).unwrap();
+            assert_eq!(raised.opset(), opset.max(original.opset()), "{name}");
+            let off = difference(&original, &raised, samples.as_ref());
+            assert!(off <= if name.contains("float16") { 2e-3 } else { 2e-5 }, "{name} at {opset}: {off:e}");
+        }
+    }
+}
+
+#[test]
+fn inserting_keeps_the_interface_and_what_it_emits_is_valid() {
+    for (name, data) in FIXTURES {
+        let model = model_of(name);
+        let samples = samples_of(data, &model);
+        let recipe = Recipe { policy: Policy::of(&ORT_CPU) };
+        let made = quantize(&model, samples.as_ref(), &recipe, &Tract, &Silent).unwrap();
+        let written = Model::from_bytes(made.bytes.clone().into()).unwrap();
+        assert_eq!(interface(&written), interface(&model), "{name}");
+        assert!(made.report.outputs.iter().all(|o| !o.broken), "{name}");
+        for t in written.graph.initializers() {
+            let scalar = t.name().ends_with("_scale") || t.name().ends_with("_zero_point");
+            assert!(!scalar || t.dims.is_empty() || t.dims[0] > 1 || t.dims.len() == 1, "{name}: {}", t.name());
+        }
+    }
+}
+
+#[test]
+fn the_same_bytes_come_out_whatever_the_number_of_threads() {
+    for (name, data) in [FIXTURES[0], FIXTURES[6]] {
+        let model = model_of(name);
+        let samples = samples_of(data, &model);
+        let recipe = Recipe { policy: Policy::of(&ORT_CPU) };
+        let outcomes: Vec<_> = [1, 2, 5]
+            .iter()
+            .map(|&n| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+                let made = pool.install(|| quantize(&model, samples.as_ref(), &recipe, &Tract, &Silent).unwrap());
+                (made.bytes, made.report.outputs)
+            })
+            .collect();
+        assert!(outcomes.windows(2).all(|w| w[0] == w[1]), "{name}");
+    }
+}
+
+#[test]
+fn a_pass_that_fails_leaves_the_model_as_it_was() {
+    let mut model = model_of("digits/model.onnx");
+    let before = model.to_bytes().unwrap();
+    let samples = noise_samples(&[1, 1, 8, 8], 2);
+    let runner = qdq::exec::Runner::new(&Tract, &model, watch_list(&model.graph)).unwrap();
+    let ranges = qdq::calibrate::calibrate(&runner, &samples, &[0, 1], &Silent).unwrap();
+    let plan = Plan::decide(&model.graph, &ranges, &Policy::of(&ORT_CPU)).unwrap();
+    let mut cx = Context::new(None, &Silent);
+    // A plan made for this model does not fit it any more after it was carried out once.
+    let mut quantized = model.clone();
+    pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx).unwrap();
+    let broken = pass::run(&pass::RaiseOpset { to: 99 }, &mut model, &mut cx);
+    assert!(broken.unwrap_err().to_string().starts_with("pass `raise-opset`: "));
+    assert!(model.to_bytes().unwrap() == before);
+}
