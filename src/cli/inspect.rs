@@ -40,11 +40,11 @@ pub struct InspectArgs {
     how: HowArgs,
 
     /// Print JSON; what is infinite or unknown is null
-    #[arg(long, conflicts_with = "markdown")]
+    #[arg(long, conflicts_with = "markdown", help_heading = "Output")]
     json: bool,
 
     /// Print Markdown
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     markdown: bool,
 }
 

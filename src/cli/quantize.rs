@@ -75,15 +75,15 @@ pub struct QuantizeArgs {
     gate: QuantizeGate,
 
     /// Print the report as JSON
-    #[arg(long, conflicts_with = "markdown")]
+    #[arg(long, conflicts_with = "markdown", help_heading = "Output")]
     json: bool,
 
     /// Print the report as Markdown
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     markdown: bool,
 
     /// No progress; warnings only
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Output")]
     quiet: bool,
 }
 

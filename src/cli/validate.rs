@@ -45,15 +45,15 @@ pub struct ValidateArgs {
     gate: ValidateGate,
 
     /// Print JSON
-    #[arg(long, conflicts_with = "markdown")]
+    #[arg(long, conflicts_with = "markdown", help_heading = "Output")]
     json: bool,
 
     /// Print Markdown
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     markdown: bool,
 
     /// No progress; warnings only
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Output")]
     quiet: bool,
 }
 

@@ -44,9 +44,9 @@ impl Grid {
 /// Errors when the parameters' axis does not fit the shape.
 pub fn quantize(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<i32>> {
     let mut codes = Vec::with_capacity(x.len());
-    each_channel(x.len(), shape, params, |c, span| {
-        let grid = Grid::of(params, c);
-        codes.extend(x[span].iter().map(|&x| grid.code(x)));
+    each_run(x.len(), shape, params, |span, grids| match grids {
+        [grid] => codes.extend(x[span].iter().map(|&x| grid.code(x))),
+        grids => codes.extend(x[span].iter().zip(grids).map(|(&x, grid)| grid.code(x))),
     })?;
     Ok(codes)
 }
@@ -56,9 +56,9 @@ pub fn quantize(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<
 /// Errors when the parameters' axis does not fit the shape.
 pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Result<Vec<f32>> {
     let mut x = Vec::with_capacity(codes.len());
-    each_channel(codes.len(), shape, params, |c, span| {
-        let grid = Grid::of(params, c);
-        x.extend(codes[span].iter().map(|&q| grid.real(q)));
+    each_run(codes.len(), shape, params, |span, grids| match grids {
+        [grid] => x.extend(codes[span].iter().map(|&q| grid.real(q))),
+        grids => x.extend(codes[span].iter().zip(grids).map(|(&q, grid)| grid.real(q))),
     })?;
     Ok(x)
 }
@@ -67,29 +67,35 @@ pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Resul
 ///
 /// Errors when the parameters' axis does not fit the shape.
 pub fn fake_quantize(x: &mut [f32], shape: &[usize], params: &QuantParams) -> Result<()> {
-    each_channel(x.len(), shape, params, |c, span| {
-        let grid = Grid::of(params, c);
-        let steps = i64::from(grid.highest) - i64::from(grid.lowest);
-        if steps <= 1 << 20 {
-            snap(&mut x[span], grid.scale, (grid.lowest - grid.zero) as f32, (grid.highest - grid.zero) as f32);
-        } else {
-            x[span].iter_mut().for_each(|x| *x = grid.real(grid.code(*x)));
+    each_run(x.len(), shape, params, |span, grids| match grids {
+        [grid] if i64::from(grid.highest) - i64::from(grid.lowest) <= 1 << 20 => {
+            let (low, high) = ((grid.lowest - grid.zero) as f32, (grid.highest - grid.zero) as f32);
+            snap(&mut x[span], grid.scale, low, high);
         }
+        grids => x[span].iter_mut().zip(grids.iter().cycle()).for_each(|(x, grid)| *x = grid.real(grid.code(*x))),
     })
 }
 
-fn each_channel(
+/// Visits a tensor in runs of neighbouring numbers: those that share one grid, or, where channels lie on the last axis,
+/// rows with a grid for each number.
+fn each_run(
     len: usize,
     shape: &[usize],
     params: &QuantParams,
-    mut visit: impl FnMut(usize, std::ops::Range<usize>),
+    mut visit: impl FnMut(std::ops::Range<usize>, &[Grid]),
 ) -> Result<()> {
     let (outer, channels, inner) = params.split(shape)?;
     if outer * channels * inner != len {
         return Err(Error::new(ErrorKind::InvalidModel, format!("{len} numbers do not fill the shape {shape:?}")));
     }
+    let grids: Vec<Grid> = (0..channels).map(|c| Grid::of(params, c)).collect();
+    if inner == 1 && channels > 0 {
+        (0..outer).for_each(|row| visit(row * channels..(row + 1) * channels, &grids));
+        return Ok(());
+    }
     for slice in 0..outer * channels {
-        visit(slice % channels.max(1), slice * inner..(slice + 1) * inner);
+        let c = slice % channels;
+        visit(slice * inner..(slice + 1) * inner, &grids[c..=c]);
     }
     Ok(())
 }
@@ -116,6 +122,21 @@ pub fn min_max(x: &[f32]) -> (f32, f32, u64) {
     let finite = x.iter().copied().filter(|x| x.is_finite());
     let (min, max) = finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
     (min, max, x.iter().filter(|x| !x.is_finite()).count() as u64)
+}
+
+/// The extremes of each column of rows of `extremes.len()` numbers, widened in place; how many numbers are not finite.
+pub fn min_max_columns(x: &[f32], extremes: &mut [(f32, f32)]) -> u64 {
+    let mut non_finite = 0;
+    for row in x.chunks(extremes.len().max(1)) {
+        for (&x, (lo, hi)) in row.iter().zip(extremes.iter_mut()) {
+            if x.is_finite() {
+                (*lo, *hi) = (lo.min(x), hi.max(x));
+            } else {
+                non_finite += 1;
+            }
+        }
+    }
+    non_finite
 }
 
 /// Minimum, maximum, and a sum that is zero exactly when every number is finite.
@@ -185,6 +206,12 @@ mod tests {
             [5, 6, 5, 6, 7, 8, 7, 8]
         );
         assert!(quantize(&[1.0; 6], &[2, 3], &p).is_err());
+        let columns = [5.0, 50.0, 6.0, 60.0];
+        assert_eq!(quantize(&columns, &[2, 2], &p).unwrap(), [5, 5, 6, 6]);
+        assert_eq!(dequantize(&[5, 5, 6, 6], &[2, 2], &p).unwrap(), columns);
+        let mut fake = [5.4, 54.0, 200.0, -4.0];
+        fake_quantize(&mut fake, &[2, 2], &p).unwrap();
+        assert_eq!(fake, [5.0, 50.0, 127.0, -0.0]);
     }
 
     #[test]
@@ -205,6 +232,9 @@ mod tests {
         x[99] = f32::INFINITY;
         assert_eq!(min_max(&x), (-50.0, 48.0, 2));
         assert_eq!(min_max(&[]), (f32::INFINITY, f32::NEG_INFINITY, 0));
+        let mut columns = [(0.0, 0.0); 2];
+        assert_eq!(min_max_columns(&[1.0, -2.0, 3.0, f32::NAN], &mut columns), 1);
+        assert_eq!(columns, [(0.0, 3.0), (-2.0, 0.0)]);
     }
 
     proptest! {

@@ -1,9 +1,11 @@
 //! Writes the plan into the graph. No decision is taken here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+use rayon::prelude::*;
 
 use super::{Context, Effect, Pass};
-use crate::error::{Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{At, Graph, Model, NodeExt, NodeProto, Tensor, Use, attribute, of_format};
 use crate::number::{QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
@@ -38,9 +40,12 @@ impl Pass for Insert<'_> {
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let graph = &mut model.graph;
+        let constants: Vec<(&Use, &ConstantDecision)> = self.plan.constants.iter().collect();
+        let codes: Vec<Result<Tensor>> = constants.par_iter().map(|(_, decision)| encode(graph, decision)).collect();
         let mut stored = Stored::default();
-        for (&at, decision) in &self.plan.constants {
-            stored.put(graph, at, decision).at(|| format!("initializer `{}`", decision.initializer))?;
+        for ((&at, decision), codes) in constants.into_iter().zip(codes) {
+            let place = || format!("initializer `{}`", decision.initializer);
+            codes.and_then(|codes| stored.put(graph, at, decision, &codes)).at(place)?;
             cx.changed += 1;
         }
         for decision in self.plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
@@ -99,33 +104,36 @@ fn linear_node(
     }
 }
 
+/// The codes of a constant.
+fn encode(graph: &Graph, decision: &ConstantDecision) -> Result<Tensor> {
+    let missing = || Error::new(ErrorKind::InvalidModel, "it is not there");
+    let tensor = graph.constant(&decision.initializer)?.ok_or_else(missing)?;
+    let params = &decision.params;
+    let codes = round::nearest(&tensor.f32s()?, tensor.shape(), params)?;
+    Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())
+}
+
 /// Constants that were stored already, to be shared by uses that want the same.
 #[derive(Default)]
 struct Stored<'a> {
-    known: Vec<(&'a ConstantDecision, String)>,
+    known: HashMap<&'a str, Vec<(&'a ConstantDecision, String)>>,
 }
 
 impl<'a> Stored<'a> {
-    fn put(&mut self, graph: &mut Graph, at: Use, decision: &'a ConstantDecision) -> Result<()> {
-        let same =
-            self.known.iter().find(|(d, _)| d.initializer == decision.initializer && d.params == decision.params);
-        if let Some((_, name)) = same {
-            let name = name.clone();
-            return graph.set_input(at, &name);
-        }
+    fn put(&mut self, graph: &mut Graph, at: Use, decision: &'a ConstantDecision, codes: &Tensor) -> Result<()> {
         let base = &decision.initializer;
-        let Some(tensor) = graph.constant(base)? else { return Ok(()) };
+        let known = self.known.entry(base).or_default();
+        if let Some((_, name)) = known.iter().find(|(d, _)| d.params == decision.params) {
+            return graph.set_input(at, name);
+        }
         let params = &decision.params;
-        let codes = round::nearest(&tensor.f32s()?, tensor.shape(), params)?;
-        let packed = pack(params.format(), &codes);
-        let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), packed.into())?;
-        let codes = graph.add_constant(&format!("{base}_quantized"), &codes);
+        let codes = graph.add_constant(&format!("{base}_quantized"), codes);
         let (scale, zero) = add_params(graph, base, params)?;
         let real = graph.fresh_name(&format!("{base}_dequantized"));
         let node = linear_node(graph, "DequantizeLinear", base, [&codes, &scale, &zero], &real, params.axis());
         graph.insert(At::Before(at.node), node)?;
         graph.set_input(at, &real)?;
-        self.known.push((decision, real));
+        known.push((decision, real));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, ValueDecision, V
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max, min_max_columns};
 use crate::rule::{OpRule, Role};
 
 /// Biases stay this far below the largest int32: room for the rounding of the scales' product.
@@ -210,13 +210,19 @@ fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let channels = tensor.shape()[axis];
     let inner: usize = tensor.shape()[axis + 1..].iter().product();
     let mut extremes = vec![(0f32, 0f32); channels];
-    for (i, row) in x.chunks(inner.max(1)).enumerate() {
-        let (min, max, non_finite) = min_max(row);
-        if non_finite > 0 {
-            return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
+    let mut non_finite = 0;
+    if inner == 1 {
+        non_finite = min_max_columns(&x, &mut extremes);
+    } else {
+        for (i, run) in x.chunks(inner.max(1)).enumerate() {
+            let (min, max, bad) = min_max(run);
+            let (lo, hi) = &mut extremes[i % channels];
+            (*lo, *hi) = (lo.min(min), hi.max(max));
+            non_finite += bad;
         }
-        let (lo, hi) = &mut extremes[i % channels];
-        (*lo, *hi) = (lo.min(min), hi.max(max));
+    }
+    if non_finite > 0 {
+        return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
     }
     let mut ranges: Vec<Range> = extremes.iter().filter_map(|&(lo, hi)| Range::new(lo, hi)).collect();
     let smallest = ranges.iter().map(|r| r.magnitude()).filter(|&m| m > 0.0).fold(f32::INFINITY, f32::min);
