@@ -165,6 +165,9 @@ impl Worker<'_> {
     }
 }
 
+/// What came of the steps that one thread took.
+type Steps<R> = Vec<(usize, Result<R>)>;
+
 /// Spreads `count` steps over the threads: each makes one worker and takes the next step when it is free.
 ///
 /// Returns the workers (as many as there were threads at work, in no order that means anything) and the results in
@@ -179,7 +182,7 @@ pub fn spread<W: Send, R: Send>(
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let failed = AtomicUsize::new(usize::MAX);
     let threads = rayon::current_num_threads().min(count).max(1);
-    let outcomes: Vec<(Option<W>, Vec<(usize, Result<R>)>)> = (0..threads)
+    let outcomes: Vec<(Option<W>, Steps<R>)> = (0..threads)
         .into_par_iter()
         .map(|_| {
             let mut worker = None;

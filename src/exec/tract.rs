@@ -125,7 +125,7 @@ impl Executor for Tract {
                 } else if let Some(konst) = &fact.konst {
                     plan.folded.push((value, konst.clone()));
                 } else {
-                    plan.taps.entry(outlet).or_insert_with(Vec::new).push(value);
+                    plan.taps.entry(outlet).or_default().push(value);
                 }
             }
             // Values that nothing but the watch reads must still be computed, and all others freed early.
