@@ -10,7 +10,7 @@ use qdq::inspect::{SortKey, activations, inspect};
 use qdq::model::Model;
 
 use super::data::HowArgs;
-use super::print;
+use super::print::FormArgs;
 use super::progress::Progress;
 
 /// Shows what is in a model, and which weights are hard to quantize.
@@ -39,13 +39,8 @@ pub struct InspectArgs {
     #[command(flatten)]
     how: HowArgs,
 
-    /// Print JSON; what is infinite or unknown is null
-    #[arg(long, conflicts_with = "markdown", help_heading = "Output")]
-    json: bool,
-
-    /// Print Markdown
-    #[arg(long, help_heading = "Output")]
-    markdown: bool,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 const AFTER: &str = "\
@@ -66,7 +61,7 @@ impl InspectArgs {
         let model = Model::read(&self.model)?;
         let mut inspection = inspect(&model).map_err(|e| e.at(format!("`{}`", self.model.display())))?;
         if let Some(source) = &self.data {
-            let progress = Progress::new(false);
+            let progress = Progress::new(self.form.quiet);
             let samples = self.how.open(source, &model, &progress)?;
             let rows = activations(&model, samples.as_ref(), &Tract, &progress);
             progress.finish();
@@ -76,7 +71,7 @@ impl InspectArgs {
         if let Some(n) = self.top {
             inspection.truncate(n);
         }
-        print::facts(&inspection, || inspection.tables(), self.json, self.markdown)?;
+        self.form.print(&inspection, || inspection.tables())?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -2,13 +2,14 @@
 
 use std::io::{ErrorKind as Io, Write};
 
+use clap::Args;
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::report::{self, Table};
 use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
 
 /// Writes data to stdout. A reader that has seen enough (`| head`) is no error.
-pub fn data(text: &str) -> Result<()> {
+fn data(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != Io::BrokenPipe => {
@@ -19,19 +20,38 @@ pub fn data(text: &str) -> Result<()> {
     }
 }
 
-/// Prints facts: as JSON, as Markdown or as text.
-pub fn facts(facts: &impl Serialize, tables: impl FnOnce() -> Vec<Table>, json: bool, markdown: bool) -> Result<()> {
-    data(&if json {
-        report::json(facts)?
-    } else if markdown {
-        report::markdown(&tables())
-    } else {
-        report::text(&tables(), width())
-    })
+/// In which form facts are printed.
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+pub struct FormArgs {
+    /// Print JSON; what is infinite or unknown is null
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+
+    /// Print Markdown
+    #[arg(long)]
+    markdown: bool,
+
+    /// No progress; warnings only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl FormArgs {
+    /// Prints facts: as JSON, as Markdown or as text.
+    pub fn print(&self, facts: &impl Serialize, tables: impl FnOnce() -> Vec<Table>) -> Result<()> {
+        data(&if self.json {
+            report::json(facts)?
+        } else if self.markdown {
+            report::markdown(&tables())
+        } else {
+            report::text(&tables(), width())
+        })
+    }
 }
 
 /// The columns of the terminal that stdout is; `None` if it is a file or a pipe.
-pub fn width() -> Option<usize> {
+fn width() -> Option<usize> {
     terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| usize::from(columns))
 }
 

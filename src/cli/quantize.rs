@@ -14,8 +14,9 @@ use qdq::target::Target;
 
 use super::data::DataArgs;
 use super::gate::Gate;
+use super::memory;
+use super::print::FormArgs;
 use super::progress::Progress;
-use super::{memory, print};
 
 /// Quantizes a float model to INT8 and proves it by running both.
 ///
@@ -74,17 +75,8 @@ pub struct QuantizeArgs {
     #[command(flatten)]
     gate: QuantizeGate,
 
-    /// Print the report as JSON
-    #[arg(long, conflicts_with = "markdown", help_heading = "Output")]
-    json: bool,
-
-    /// Print the report as Markdown
-    #[arg(long, help_heading = "Output")]
-    markdown: bool,
-
-    /// No progress; warnings only
-    #[arg(short, long, help_heading = "Output")]
-    quiet: bool,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 /// Gates.
@@ -159,7 +151,7 @@ impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
         check_output(&self.model, &self.output, self.force)?;
-        let progress = Progress::new(self.quiet);
+        let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
         let samples = self.data.open(&model, &progress)?;
@@ -179,8 +171,8 @@ impl QuantizeArgs {
         }
         quantized.report.peak_memory = memory::peak();
         let report = &quantized.report;
-        print::facts(report, || report.tables(), self.json, self.markdown)?;
-        if write && !self.quiet {
+        self.form.print(report, || report.tables())?;
+        if write && !self.form.quiet {
             eprintln!("wrote `{}`", self.output.display());
         }
         Ok(Gate::verdict(&missed))

@@ -12,7 +12,7 @@ use qdq::validate::{Questions, validate};
 
 use super::data::DataArgs;
 use super::gate::Gate;
-use super::print;
+use super::print::FormArgs;
 use super::progress::Progress;
 
 /// Runs a quantized model beside its float original and shows the drift.
@@ -44,17 +44,8 @@ pub struct ValidateArgs {
     #[command(flatten)]
     gate: ValidateGate,
 
-    /// Print JSON
-    #[arg(long, conflicts_with = "markdown", help_heading = "Output")]
-    json: bool,
-
-    /// Print Markdown
-    #[arg(long, help_heading = "Output")]
-    markdown: bool,
-
-    /// No progress; warnings only
-    #[arg(short, long, help_heading = "Output")]
-    quiet: bool,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 /// Gates.
@@ -88,7 +79,7 @@ Exit codes:
 impl ValidateArgs {
     /// Runs both models and reports.
     pub fn run(self) -> Result<ExitCode> {
-        let progress = Progress::new(self.quiet);
+        let progress = Progress::new(self.form.quiet);
         let (float, quantized) = (Model::read(&self.float)?, Model::read(&self.quantized)?);
         let samples = self.data.open(&float, &progress)?;
         let labels = match &self.labels {
@@ -110,7 +101,7 @@ impl ValidateArgs {
                 .hint("leave `--min-agreement` out, or use `--min-sqnr`"));
         }
         let missed = gate.missed(&validation.outputs, validation.accuracy.as_ref());
-        print::facts(&validation, || validation.tables(), self.json, self.markdown)?;
+        self.form.print(&validation, || validation.tables())?;
         Ok(Gate::verdict(&missed))
     }
 }

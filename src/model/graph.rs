@@ -1,8 +1,9 @@
 //! The graph: nodes in stable slots, and a private index that every edit keeps true.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use super::{DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto};
+use super::index::Index;
+use super::{DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::type_proto;
 
@@ -48,45 +49,8 @@ pub struct Graph {
     revision: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Index {
-    producer: HashMap<String, (NodeId, usize)>,
-    uses: HashMap<String, Vec<Use>>,
-    captured: HashMap<String, Vec<NodeId>>,
-    initializer: HashMap<String, usize>,
-    inputs: HashSet<String>,
-    outputs: HashSet<String>,
-}
-
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidModel, message)
-}
-
-/// The names a node's subgraphs read from outside, in the order of their first use.
-pub fn captures(node: &NodeProto) -> Vec<&str> {
-    fn visit<'a>(graph: &'a GraphProto, outer: &HashSet<&'a str>, found: &mut Vec<&'a str>) {
-        let mut inside = outer.clone();
-        inside.extend(graph.input.iter().map(|v| v.name()));
-        inside.extend(graph.initializer.iter().map(|t| t.name()));
-        inside.extend(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name()));
-        for node in &graph.node {
-            for name in node.input.iter().map(String::as_str).filter(|n| !n.is_empty() && !inside.contains(n)) {
-                if !found.contains(&name) {
-                    found.push(name);
-                }
-            }
-            node.subgraphs().for_each(|g| visit(g, &inside, found));
-            inside.extend(node.output.iter().map(String::as_str));
-        }
-        for name in graph.output.iter().map(|v| v.name()).filter(|n| !inside.contains(n)) {
-            if !found.contains(&name) {
-                found.push(name);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    node.subgraphs().for_each(|g| visit(g, &HashSet::new(), &mut found));
-    found
 }
 
 impl Graph {
@@ -531,52 +495,6 @@ impl Graph {
         names.extend(self.sparse_names().map(str::to_owned));
         self.nodes().for_each(|(_, n)| node_names(n, &mut names));
         names
-    }
-}
-
-impl Index {
-    fn add_node(&mut self, id: NodeId, node: &NodeProto) -> Result<()> {
-        let mut seen = HashSet::new();
-        for name in node.output.iter().filter(|n| !n.is_empty()) {
-            if self.producer.contains_key(name) || self.initializer.contains_key(name) || !seen.insert(name) {
-                return Err(invalid(format!("`{name}` is produced twice")));
-            }
-        }
-        for (place, name) in node.output.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
-            self.producer.insert(name.clone(), (id, place));
-        }
-        for (slot, name) in node.input.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
-            let uses = self.uses.entry(name.clone()).or_default();
-            let new = Use { node: id, slot };
-            uses.insert(uses.binary_search(&new).unwrap_or_else(|i| i), new);
-        }
-        for name in captures(node) {
-            let nodes = self.captured.entry(name.to_owned()).or_default();
-            nodes.insert(nodes.binary_search(&id).unwrap_or_else(|i| i), id);
-        }
-        Ok(())
-    }
-
-    fn drop_node(&mut self, id: NodeId, node: &NodeProto) {
-        for name in node.output.iter().filter(|n| !n.is_empty()) {
-            self.producer.remove(name);
-        }
-        for name in &node.input {
-            if let Some(uses) = self.uses.get_mut(name) {
-                uses.retain(|u| u.node != id);
-                if uses.is_empty() {
-                    self.uses.remove(name);
-                }
-            }
-        }
-        for name in captures(node) {
-            if let Some(nodes) = self.captured.get_mut(name) {
-                nodes.retain(|&n| n != id);
-                if nodes.is_empty() {
-                    self.captured.remove(name);
-                }
-            }
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod dtype;
 mod file;
 mod graph;
+mod index;
 mod input;
 mod linear;
 mod map;
@@ -13,7 +14,8 @@ mod widen;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::{Model, replace_file};
-pub use graph::{At, Graph, NodeId, Use, captures};
+pub use graph::{At, Graph, NodeId, Use};
+pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::Linear;
 pub use map::map;

@@ -13,7 +13,7 @@ use crate::model::{Linear, Model, NodeExt};
 use crate::pass::{self, Context, Insert};
 use crate::plan::{Plan, Policy, watch_list};
 use crate::sample::Samples;
-use crate::validate::compare;
+use crate::validate::{compare, modern};
 
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 
@@ -133,7 +133,10 @@ pub fn quantize(
 
     clock.stage("verify");
     let written = Model::from_bytes(bytes.clone().into()).at(|| "reading the written model back".to_owned())?;
-    let outputs = compare(&runner, &Runner::new(executor, &written, Vec::new())?, samples, &verification, &events)?;
+    drop(runner);
+    let original = modern(model);
+    let runner = |model| Runner::new(executor, model, Vec::new());
+    let outputs = compare(&runner(&original)?, &runner(&written)?, samples, &verification, &events)?;
     clock.close();
 
     let report = Report {
