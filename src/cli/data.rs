@@ -21,6 +21,7 @@ pub struct DataArgs {
 
 /// How samples are read.
 #[derive(Args)]
+#[command(next_help_heading = "Samples")]
 pub struct HowArgs {
     /// Take at most N samples, spread evenly
     #[arg(long, value_name = "N")]

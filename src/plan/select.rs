@@ -1,6 +1,6 @@
 //! Which nodes are quantized.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::Policy;
 use crate::calibrate::Ranges;
@@ -43,10 +43,15 @@ pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<
             Some(reason) => drop(s.float.insert(id, reason)),
         }
     }
-    while let Some((id, reason)) = misfit(graph, policy, &s) {
-        s.drop(id, reason);
+    // A node that is out of place stays so when more are dropped: the order of dropping does not matter.
+    loop {
+        let misfits: Vec<_> =
+            s.chosen.iter().filter_map(|(&id, r)| Some((id, misfit(graph, policy, &s, id, r)?))).collect();
+        if misfits.is_empty() {
+            return Ok(s);
+        }
+        misfits.into_iter().for_each(|(id, reason)| s.drop(id, reason));
     }
-    Ok(s)
 }
 
 /// Why a node cannot be quantized, looking at it alone.
@@ -161,29 +166,25 @@ fn masked(graph: &Graph, ranges: &Ranges) -> HashSet<NodeId> {
     found
 }
 
-/// The first chosen node that has no place between quantized neighbours, and why.
-fn misfit(graph: &Graph, policy: &Policy, s: &Selection) -> Option<(NodeId, String)> {
-    s.chosen.iter().find_map(|(&id, rule)| {
-        let node = graph.node(id)?;
-        match rule.role {
-            Role::Glue | Role::Pass | Role::Bound => {}
-            Role::Compute | Role::Float(_) => return None,
-        }
-        let inputs: Vec<&str> = rule.data_slots(node).filter_map(|slot| node.input_at(slot)).collect();
-        let table = node.is("Gather") && inputs.first().is_some_and(|n| graph.initializer(n).is_some());
-        let activations = inputs.iter().filter(|n| graph.initializer(n).is_none());
-        let behind_compute = rule.role == Role::Bound;
-        let strangers: BTreeSet<&&str> =
-            activations.filter(|n| !writes_integers(graph, policy, s, n, behind_compute)).collect();
-        if let Some(name) = strangers.first() {
-            return Some((id, format!("its input `{name}` is float")));
-        }
-        if inputs.iter().all(|n| graph.initializer(n).is_some()) && !table {
-            return Some((id, "its inputs are constant".into()));
-        }
-        let wanted = node.output.iter().any(|o| graph.uses(o).iter().any(|u| reads_integers(s, graph, *u)));
-        (!wanted && !table).then(|| (id, "no quantized node reads its output".into()))
-    })
+/// Why a chosen node has no place between quantized neighbours.
+fn misfit(graph: &Graph, policy: &Policy, s: &Selection, id: NodeId, rule: &OpRule) -> Option<String> {
+    let node = graph.node(id)?;
+    match rule.role {
+        Role::Glue | Role::Pass | Role::Bound => {}
+        Role::Compute | Role::Float(_) => return None,
+    }
+    let inputs: Vec<&str> = rule.data_slots(node).filter_map(|slot| node.input_at(slot)).collect();
+    let table = node.is("Gather") && inputs.first().is_some_and(|n| graph.initializer(n).is_some());
+    let mut activations = inputs.iter().filter(|n| graph.initializer(n).is_none());
+    let behind_compute = rule.role == Role::Bound;
+    if let Some(name) = activations.find(|n| !writes_integers(graph, policy, s, n, behind_compute)) {
+        return Some(format!("its input `{name}` is float"));
+    }
+    if inputs.iter().all(|n| graph.initializer(n).is_some()) && !table {
+        return Some("its inputs are constant".into());
+    }
+    let wanted = node.output.iter().any(|o| graph.uses(o).iter().any(|u| reads_integers(s, graph, *u)));
+    (!wanted && !table).then(|| "no quantized node reads its output".into())
 }
 
 /// Whether the value comes out of a chosen node as integers. A ReLU or Clip may also stand right behind a node that
