@@ -177,6 +177,26 @@ fn every_rule_decides_as_it_says_and_stays_close() {
 }
 
 #[test]
+fn bounds_in_a_row_are_absorbed_together() {
+    let nodes = vec![
+        node("Conv", "x wa", "a", &[]),
+        node("Relu", "a", "r", &[]),
+        node("Clip", "r lo hi", "c", &[]),
+        node("Conv", "c wb", "z", &[]),
+    ];
+    let constants = vec![
+        weights("wa", &[4, 4, 1, 1]),
+        weights("wb", &[4, 4, 1, 1]),
+        floats("lo", &[], &[0.0]),
+        floats("hi", &[], &[0.5]),
+    ];
+    let float = model(17, &SHAPE, nodes, constants, &[("z", &SHAPE)]);
+    let made = check("bounds_in_a_row", &float, &noise_samples(&SHAPE, 12), Policy::of(&ORT_CPU));
+    let verdicts: Vec<_> = made.report.nodes.iter().map(|n| n.verdict).collect();
+    assert_eq!(verdicts, ["quantized", "absorbed", "absorbed", "quantized"]);
+}
+
+#[test]
 fn every_rule_has_a_case() {
     let cases = cases();
     for rule in RULES.iter().filter(|r| r.op != "Gemm") {

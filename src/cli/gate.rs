@@ -25,6 +25,9 @@ impl Gate {
                 missed.push(format!("output `{}` is not finite", o.name));
                 continue;
             }
+            if o.other_shape > 0 && any {
+                missed.push(format!("output `{}` has another shape in {} samples", o.name, o.other_shape));
+            }
             if let (Some(min), Some(db)) = (self.min_sqnr, o.sqnr_db)
                 && db < min
             {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Place, Result};
-use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, attribute, widen};
+use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
@@ -32,9 +32,22 @@ pub fn lower(model: &Model) -> Result<Model> {
             fuse(graph, quantize, id)?;
         }
     }
+    state_defaults(graph)?;
     graph.drop_unused_initializers();
     name_apart(graph)?;
     Ok(model)
+}
+
+/// Writes out a default that engines take for another type: ConstantOfShape without a value makes float32 zeros
+/// (ai.onnx, ConstantOfShape-9).
+fn state_defaults(graph: &mut Graph) -> Result<()> {
+    for id in graph.node_ids() {
+        if graph.node(id).is_some_and(|n| n.is("ConstantOfShape") && n.tensor("value").is_none()) {
+            let zero = Tensor::from_f32(vec![1], vec![0.0]).to_proto("");
+            graph.edit(id, |n| n.set(attribute::tensor("value", zero)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets every node have a name that no other node and no value has, except its own first output: engines keep both
@@ -87,7 +100,7 @@ fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Tensor, ValueInfoProto};
+    use crate::model::ValueInfoProto;
     use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto};
 
     fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {

@@ -1,6 +1,6 @@
 //! Runs samples of any shape, on every thread.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -24,6 +24,8 @@ pub struct Runner<'a> {
     specs: Vec<InputSpec>,
     watch: Vec<String>,
     plans: Mutex<Vec<Plan>>,
+    /// Whether the engine failed on symbols: from then on each shape is prepared for itself.
+    exact_only: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -36,7 +38,7 @@ impl<'a> Runner<'a> {
     /// A runner that watches the given values. Errors when an input of the model is no tensor.
     pub fn new(executor: &'a dyn Executor, model: &'a Model, watch: Vec<String>) -> Result<Self> {
         let specs = InputSpec::all(&model.graph)?;
-        Ok(Runner { executor, model, specs, watch, plans: Mutex::new(Vec::new()) })
+        Ok(Runner { executor, model, specs, watch, plans: Mutex::new(Vec::new()), exact_only: AtomicBool::new(false) })
     }
 
     /// The values that were asked to be watched; [`Seen::value`] is a place in this list.
@@ -57,12 +59,14 @@ impl<'a> Runner<'a> {
     fn plan_for(&self, sample: &Sample) -> Result<Plan> {
         self.check(sample)?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.iter().find(|p| p.fits(sample)) {
+        let exact_only = self.exact_only.load(Ordering::Relaxed);
+        if let Some(plan) = plans.iter().find(|p| p.fits(sample) && !(exact_only && p.symbolic())) {
             return Ok(plan.clone());
         }
         let fixed = |x: &Tensor| x.shape().iter().map(|&n| Dim::Fixed(n)).collect::<InputShape>();
         let exact: Vec<InputShape> = sample.inputs.iter().map(fixed).collect();
-        let symbolic = plans.first().map(|p| self.loosen(&p.shapes, &exact)).filter(|s| *s != exact);
+        let known = plans.first().filter(|_| !exact_only);
+        let symbolic = known.map(|p| self.loosen(&p.shapes, &exact)).filter(|s| *s != exact);
         let prepare = |shapes: Vec<InputShape>| -> Result<Plan> {
             let prepared = self.executor.prepare(self.model, &shapes, &self.watch)?.into();
             Ok(Plan { shapes, prepared })
@@ -124,6 +128,10 @@ impl<'a> Runner<'a> {
 }
 
 impl Plan {
+    fn symbolic(&self) -> bool {
+        self.shapes.iter().flatten().any(|d| matches!(d, Dim::Symbol(_)))
+    }
+
     fn fits(&self, sample: &Sample) -> bool {
         self.shapes.iter().zip(&sample.inputs).all(|(shape, x)| {
             shape.len() == x.shape().len()
@@ -144,22 +152,48 @@ pub struct Worker<'a> {
 impl Worker<'_> {
     /// Runs a sample, calling back with every watched value, and returns the outputs.
     pub fn run(&mut self, sample: &Sample, see: &mut dyn FnMut(Seen<'_>)) -> Result<Vec<Tensor>> {
-        self.session(sample)?.run(sample, see)
+        if !self.session(sample)?.0 {
+            return self.session(sample)?.1.run(sample, see);
+        }
+        // A run with symbols may fail half way; nobody is to see its values then.
+        let mut held: Vec<(usize, Vec<usize>, Vec<f32>)> = Vec::new();
+        let hold = &mut |s: Seen<'_>| held.push((s.value, s.shape.to_vec(), s.numbers.to_vec()));
+        match self.session(sample)?.1.run(sample, hold) {
+            Ok(outputs) => {
+                for (value, shape, numbers) in &held {
+                    see(Seen { value: *value, shape, numbers });
+                }
+                Ok(outputs)
+            }
+            Err(_) => self.exact(sample)?.run(sample, see),
+        }
     }
 
     /// Runs a sample for its outputs alone.
     pub fn outputs(&mut self, sample: &Sample) -> Result<Vec<Tensor>> {
-        self.session(sample)?.outputs(sample)
+        let (symbolic, session) = self.session(sample)?;
+        match session.outputs(sample) {
+            Err(_) if symbolic => self.exact(sample)?.outputs(sample),
+            outcome => outcome,
+        }
     }
 
-    fn session(&mut self, sample: &Sample) -> Result<&mut Box<dyn Session>> {
+    /// A session for exactly this shape, after one with symbols failed.
+    fn exact(&mut self, sample: &Sample) -> Result<&mut Box<dyn Session>> {
+        self.runner.exact_only.store(true, Ordering::Relaxed);
+        self.current = None;
+        Ok(self.session(sample)?.1)
+    }
+
+    /// The session for a sample, and whether it was prepared with symbols.
+    fn session(&mut self, sample: &Sample) -> Result<(bool, &mut Box<dyn Session>)> {
         if !self.current.as_ref().is_some_and(|(plan, _)| plan.fits(sample)) {
             let plan = self.runner.plan_for(sample)?;
             let session = plan.prepared.session()?;
             self.current = Some((plan, session));
         }
         match &mut self.current {
-            Some((_, session)) => Ok(session),
+            Some((plan, session)) => Ok((plan.symbolic(), session)),
             None => Err(Error::new(ErrorKind::Engine, "no session")),
         }
     }

@@ -32,18 +32,14 @@ pub fn widen(model: &mut Model) -> Result<bool> {
         graph.redirect(&name, &wide)?;
         let cast = cast(graph, &name, &wide, DataType::Float);
         graph.insert(At::Start, cast)?;
-        // A captured name reads the narrow value still; the subgraph was widened, so it needs the wide one.
-        for id in graph.captured_by(&name).to_vec() {
-            graph.edit(id, |n| {
-                n.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut).for_each(|g| rename(g, &name, &wide))
-            })?;
-        }
+        recapture(graph, &name, &wide)?;
     }
     for (name, dtype) in narrow_values(graph.outputs()) {
         let Some((producer, place)) = graph.producer(&name) else { continue };
         let wide = graph.fresh_name(&format!("{name}_float32"));
         graph.edit(producer, |n| n.output[place] = wide.clone())?;
         graph.redirect(&name, &wide)?;
+        recapture(graph, &name, &wide)?;
         let cast = cast(graph, &wide, &name, dtype);
         graph.insert(At::End, cast)?;
     }
@@ -132,7 +128,18 @@ fn cast(graph: &mut Graph, from: &str, to: &str, dtype: DataType) -> NodeProto {
     }
 }
 
+/// Lets subgraphs that captured `old` capture `new`.
+fn recapture(graph: &mut Graph, old: &str, new: &str) -> Result<()> {
+    for id in graph.captured_by(old).to_vec() {
+        graph.edit(id, |n| {
+            n.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut).for_each(|g| rename(g, old, new));
+        })?;
+    }
+    Ok(())
+}
+
 fn rename(graph: &mut GraphProto, old: &str, new: &str) {
+    graph.output.iter_mut().filter(|v| v.name() == old).for_each(|v| v.name = Some(new.to_owned()));
     for node in &mut graph.node {
         node.input.iter_mut().filter(|n| *n == old).for_each(|n| *n = new.to_owned());
         node.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut).for_each(|g| rename(g, old, new));

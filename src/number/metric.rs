@@ -19,10 +19,14 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Adds numbers beside their reference; the slices are of one length.
+    /// Adds numbers beside their reference; the slices are of one length. Where both are the same infinity, or both not a
+    /// number, there is no drift: such pairs only count.
     pub fn add(&mut self, reference: &[f32], got: &[f32]) {
         debug_assert_eq!(reference.len(), got.len());
         for (&r, &g) in reference.iter().zip(got) {
+            if !r.is_finite() && (r == g || (r.is_nan() && g.is_nan())) {
+                continue;
+            }
             let (r, g) = (f64::from(r), f64::from(g));
             let d = r - g;
             self.signal += r * r;
@@ -115,6 +119,9 @@ mod tests {
         let mut d = Drift::default();
         d.add(&[1.0, 1.0], &[f32::NAN, 1.0]);
         assert!(d.max_abs().is_nan() && d.sqnr().is_nan());
+        let mut same = Drift::default();
+        same.add(&[f32::NEG_INFINITY, 2.0], &[f32::NEG_INFINITY, 2.0]);
+        assert_eq!((same.max_abs(), same.count()), (0.0, 2));
     }
 
     #[test]

@@ -12,17 +12,82 @@ use crate::sample::Sample;
 /// a model must not grow by its Expand and Tile nodes.
 const LARGE: usize = 1 << 16;
 
-/// Operators that give another result each time.
-const RANDOM: &[&str] =
-    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
+/// Operators that engines compute as the specification says, and that exporters leave between constants.
+const FOLDED: &[&str] = &[
+    "Abs",
+    "Add",
+    "And",
+    "Cast",
+    "Ceil",
+    "Clip",
+    "Concat",
+    "ConstantOfShape",
+    "Cos",
+    "CumSum",
+    "DepthToSpace",
+    "Div",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Floor",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Greater",
+    "GreaterOrEqual",
+    "Identity",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "MatMul",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "Not",
+    "OneHot",
+    "Or",
+    "Pad",
+    "Pow",
+    "Range",
+    "Reciprocal",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "Reshape",
+    "Round",
+    "ScatterND",
+    "Shape",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Size",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Tanh",
+    "Tile",
+    "Transpose",
+    "Trilu",
+    "Unsqueeze",
+    "Where",
+    "Xor",
+];
 
 /// Replaces nodes whose inputs are all constant by their results.
 ///
 /// Does: runs the constant part of the graph once in the engine; takes Shape (with the Gather and Slice behind it)
-/// for a constant where the sizes it reads are the same for every input. Quantize/DequantizeLinear is left: what was
-/// quantized on purpose stays so.
+/// for a constant where the sizes it reads are the same for every input.
 ///
-/// Skips when there is no engine, the operator is random, has subgraphs or gives other than plain numbers, or the
+/// Skips when there is no engine, the operator is none of those that engines are known to compute exactly, or the
 /// result is large and larger than its sources. Nodes whose operator the engine cannot run are left, with its reason.
 ///
 /// ```text
@@ -79,10 +144,7 @@ fn constant_nodes(graph: &Graph) -> Vec<NodeId> {
     let mut found = Vec::new();
     for (id, node) in graph.nodes() {
         let plain = matches!(node.domain(), "" | "ai.onnx")
-            && !RANDOM.contains(&node.op_type())
-            && !node.op_type().ends_with("QuantizeLinear")
-            && !node.op_type().ends_with("DequantizeLinear")
-            && node.subgraphs().next().is_none()
+            && FOLDED.contains(&node.op_type())
             && node.input.iter().any(|n| !n.is_empty());
         let known = |n: &String| n.is_empty() || constant.contains(n.as_str()) || graph.initializer(n).is_some();
         if plain && node.input.iter().all(known) {
@@ -216,7 +278,11 @@ fn part_of_shape(graph: &Graph, reader: NodeId, dims: &[Option<usize>]) -> Resul
     }
     if node.is("Slice") && node.input.len() >= 3 {
         let (Some(starts), Some(ends)) = (constant(1)?, constant(2)?) else { return Ok(None) };
-        let step = constant(4)?.map_or(Ok(vec![1]), |t| t.i64s())?;
+        let step = match (node.input_at(4), constant(4)?) {
+            (None, _) => vec![1],
+            (Some(_), Some(step)) => step.i64s()?,
+            (Some(_), None) => return Ok(None),
+        };
         let (starts, ends) = (starts.i64s()?, ends.i64s()?);
         if let ([start], [end], [1]) = (&starts[..], &ends[..], &step[..]) {
             let rank = dims.len() as i64;

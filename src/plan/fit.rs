@@ -11,8 +11,9 @@ use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
 use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max, min_max_columns};
 use crate::rule::{OpRule, Role};
 
-/// Biases stay this far below the largest int32: room for the rounding of the scales' product.
-const BIAS_ROOM: f64 = 1.0001;
+/// The largest code of a bias. The other half of int32 is for the products that kernels add to it: 33,000 of them at
+/// the ends of both 8-bit formats.
+const LARGEST_BIAS: f64 = (1u32 << 30) as f64;
 
 /// Makes the plan: parameters of every value and constant, and every node's verdict.
 pub(super) fn fit(
@@ -76,13 +77,7 @@ fn quantized_because(rule: &OpRule) -> String {
 }
 
 fn value_range(graph: &Graph, ranges: &Ranges, value: &str) -> Option<Range> {
-    let seen = ranges.get(value).and_then(|s| s.range());
-    if seen.is_some() {
-        return seen;
-    }
-    // The value in front of a ReLU or Clip was not watched: what comes out of those is all that matters.
-    let bound = super::bound_behind(graph, value)?;
-    ranges.get(graph.node(bound)?.output_at(0)?)?.range()
+    ranges.get(super::seen_as(graph, value))?.range()
 }
 
 fn fit_values(
@@ -232,7 +227,7 @@ fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     Ok(ranges)
 }
 
-/// Widens the ranges of weights whose bias would not fit int32 at the scale of the accumulator.
+/// Widens the ranges of weights whose bias would not fit the accumulator at its scale, with room for the products.
 ///
 /// onnxruntime issue 21000 tells what happens otherwise: the bias is cut off, silently.
 fn make_room(scheme: &Scheme, ranges: &mut [Range], params: &QuantParams, input: f32, bias: &[f32]) -> bool {
@@ -240,10 +235,11 @@ fn make_room(scheme: &Scheme, ranges: &mut [Range], params: &QuantParams, input:
     for (i, &b) in bias.iter().enumerate() {
         let channel = i % ranges.len();
         let (scale, _) = params.channel(channel);
-        let least = BIAS_ROOM * f64::from(b.abs()) / f64::from(Format::INT32.max);
+        let least = f64::from(b.abs()) / LARGEST_BIAS;
         let product = f64::from(input) * f64::from(scale);
         if product < least {
-            let codes = f64::from(scheme.format.max - scheme.format.middle());
+            let (min, max) = (f64::from(scheme.format.min), f64::from(scheme.format.max));
+            let codes = if scheme.symmetric { max - f64::from(scheme.format.middle()) } else { 0.5 * (max - min) };
             let magnitude = (least / f64::from(input) * codes) as f32;
             let wide = ranges[channel];
             let range = Range::new(wide.min().min(-magnitude), wide.max().max(magnitude));

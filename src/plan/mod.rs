@@ -94,8 +94,7 @@ pub enum Part {
 impl Plan {
     /// Decides everything about a graph.
     ///
-    /// `ranges` must hold what [`watch_list`] asked for. Errors when the policy names nodes that are not there, and
-    /// when a constant cannot be read.
+    /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
         let selection = select::select(graph, ranges, policy)?;
         let places = place::place(graph, &selection, policy);
@@ -103,13 +102,17 @@ impl Plan {
     }
 }
 
-/// The values whose ranges [`Plan::decide`] may need: data inputs and outputs of nodes that have a rule.
+/// The values whose ranges [`Plan::decide`] may need: data inputs and outputs of nodes that compute with them.
 ///
 /// Left out is what a ReLU or Clip right behind replaces, so that the engine can fuse the two.
 pub fn watch_list(graph: &Graph) -> Vec<String> {
     let mut names = std::collections::BTreeSet::new();
     for (_, node) in graph.nodes() {
         let Some(rule) = OpRule::of(node) else { continue };
+        // What is passed on gets its parameters from where it came from; what stays float needs none.
+        if matches!(rule.role, Role::Pass | Role::Float(_)) {
+            continue;
+        }
         let read = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
         let values = read.chain(node.output.iter().map(String::as_str));
         names.extend(values.filter(|n| !n.is_empty() && graph.initializer(n).is_none()).map(str::to_owned));
@@ -123,6 +126,16 @@ fn bound_behind(graph: &Graph, value: &str) -> Option<NodeId> {
     let only = graph.only_use(value).filter(|u| u.slot == 0)?;
     let rule = OpRule::of(graph.node(only.node)?)?;
     (rule.role == Role::Bound).then_some(only.node)
+}
+
+/// The value whose range stands for that of `value`: what comes out of the ReLU and Clip behind it, which nothing else
+/// reads it past. What they cut off is lost anyway.
+fn seen_as<'a>(graph: &'a Graph, value: &'a str) -> &'a str {
+    let mut value = value;
+    while let Some(output) = bound_behind(graph, value).and_then(|id| graph.node(id)?.output_at(0)) {
+        value = output;
+    }
+    value
 }
 
 /// The bounds of a ReLU or Clip: `None` where Clip's are no constants.

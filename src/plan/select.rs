@@ -1,11 +1,12 @@
 //! Which nodes are quantized.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::Policy;
 use crate::calibrate::Ranges;
 use crate::error::Result;
-use crate::model::{Graph, NodeExt, NodeId, NodeProto};
+use crate::model::{Graph, NodeExt, NodeId, NodeProto, Tensor};
+use crate::number::min_max;
 use crate::rule::{OpRule, Role};
 
 /// A value this low in front of a Softmax was put there to mask: no score is.
@@ -33,8 +34,6 @@ impl Selection {
 /// quantized neighbours: all its inputs must come out of chosen nodes that write integers, and an integer reader must
 /// want the result. Otherwise it would only add rounding.
 pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Selection> {
-    policy.exclude.check(graph)?;
-    policy.only.check(graph)?;
     let masks = masked(graph, ranges);
     let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new() };
     for (id, node) in graph.nodes() {
@@ -44,14 +43,16 @@ pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<
         }
     }
     // A node that is out of place stays so when more are dropped: the order of dropping does not matter.
-    loop {
-        let misfits: Vec<_> =
-            s.chosen.iter().filter_map(|(&id, r)| Some((id, misfit(graph, policy, &s, id, r)?))).collect();
-        if misfits.is_empty() {
-            return Ok(s);
-        }
-        misfits.into_iter().for_each(|(id, reason)| s.drop(id, reason));
+    let mut queue: VecDeque<NodeId> = s.chosen.keys().copied().collect();
+    while let Some(id) = queue.pop_front() {
+        let Some(rule) = s.chosen.get(&id) else { continue };
+        let Some(reason) = misfit(graph, policy, &s, id, rule) else { continue };
+        s.drop(id, reason);
+        let Some(node) = graph.node(id) else { continue };
+        queue.extend(node.input.iter().filter_map(|i| graph.producer(i)).map(|(id, _)| id));
+        queue.extend(node.output.iter().flat_map(|o| graph.uses(o)).map(|u| u.node));
     }
+    Ok(s)
 }
 
 /// Why a node cannot be quantized, looking at it alone.
@@ -98,16 +99,25 @@ fn refusal(
             if !float {
                 return Some(format!("`{name}` is not float"));
             }
+            let Ok(constant) = Tensor::from_proto(t) else { return Some(format!("`{name}` cannot be read")) };
+            let (min, max, non_finite) = constant.f32s().map_or((0.0, 0.0, 1), |x| min_max(&x));
+            if non_finite > 0 {
+                return Some(format!("`{name}` holds numbers that are not finite ({non_finite})"));
+            }
+            if max.max(-min) > TOO_WIDE {
+                return Some(format!("the range of `{name}` is too wide ({min:e} to {max:e})"));
+            }
             continue;
         }
-        // What a ReLU or Clip replaces is not watched; what comes behind it is.
-        let watched = match super::bound_behind(graph, name) {
-            Some(bound) => graph.node(bound).and_then(|b| b.output_at(0)).unwrap_or(name),
-            None => name,
+        // What is passed on was looked at where it came from.
+        if rule.role == Role::Pass {
+            continue;
+        }
+        let Some(stats) = ranges.get(super::seen_as(graph, name)) else {
+            return Some(format!("`{name}` is not float, or was not seen"));
         };
-        let Some(stats) = ranges.get(watched) else { return Some(format!("`{name}` is not float, or was not seen")) };
         if stats.non_finite > 0 {
-            return Some(format!("`{name}` held {} numbers that are not finite", stats.non_finite));
+            return Some(format!("`{name}` held numbers that are not finite ({})", stats.non_finite));
         }
         match stats.range() {
             None => return Some(format!("`{name}` held no number")),
@@ -135,6 +145,9 @@ fn special(graph: &Graph, node: &NodeProto) -> Option<String> {
                 _ => Some("pads with something other than 0".into()),
             }
         }
+        "Resize" if text("coordinate_transformation_mode", "") == "tf_crop_and_resize" => {
+            Some("extrapolation leaves the range of its input".into())
+        }
         "Resize" if text("mode", "nearest") == "cubic" => {
             Some("cubic interpolation leaves the range of its input".into())
         }
@@ -152,15 +165,16 @@ fn masked(graph: &Graph, ranges: &Ranges) -> HashSet<NodeId> {
         let mut value = node.input_at(0);
         while let Some((id, _)) = value.and_then(|v| graph.producer(v)) {
             let Some(producer) = graph.node(id) else { break };
-            let low =
-                value.and_then(|v| ranges.get(v)).is_some_and(|s| s.min.is_some_and(|m| m <= MASK) || s.non_finite > 0);
-            if !low {
+            let passes = OpRule::of(producer).is_some_and(|r| r.role == Role::Pass);
+            let seen = value.and_then(|v| ranges.get(v));
+            let low = seen.is_some_and(|s| s.min.is_some_and(|m| m <= MASK) || s.non_finite > 0);
+            if !low && !(passes && seen.is_none()) {
                 break;
             }
-            found.insert(id);
-            let passes =
-                OpRule::of(producer).is_some_and(|r| r.role == Role::Pass) || producer.is("Mul") || producer.is("Div");
-            value = if passes { producer.input_at(0) } else { None };
+            if low {
+                found.insert(id);
+            }
+            value = if passes || producer.is("Mul") || producer.is("Div") { producer.input_at(0) } else { None };
         }
     }
     found

@@ -101,6 +101,8 @@ pub fn quantize(
     let events = Listening { inner: events, warnings: Default::default() };
     let mut clock = Clock { events: &events, stages: Vec::new(), since: Instant::now() };
     let policy = &recipe.policy;
+    policy.exclude.check(&model.graph)?;
+    policy.only.check(&model.graph)?;
 
     clock.stage("prepare");
     let mut prepared = model.clone();

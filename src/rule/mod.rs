@@ -58,8 +58,8 @@ pub enum Channels {
     None,
     /// This axis, counted from the front.
     Axis(usize),
-    /// The last axis.
-    Last,
+    /// The second axis of a matrix. Integer kernels of MatMul take a scale a column for matrices only.
+    Columns,
     /// Gemm: axis 0 where `transB` is set, else 1.
     Gemm,
 }
@@ -94,7 +94,7 @@ impl OpRule {
         let axis = match self.channels {
             Channels::None => return None,
             Channels::Axis(axis) => axis,
-            Channels::Last => rank.checked_sub(1)?,
+            Channels::Columns => (rank == 2).then_some(1)?,
             Channels::Gemm => usize::from(node.int("transB").unwrap_or(0) == 0),
         };
         (axis < rank && rank > 1).then_some(axis)
@@ -122,7 +122,8 @@ mod tests {
         let axis = |n: &NodeProto, rank| OpRule::of(n).unwrap().channel_axis(n, rank);
         assert_eq!(axis(&node("Conv"), 4), Some(0));
         assert_eq!(axis(&node("ConvTranspose"), 4), Some(1));
-        assert_eq!(axis(&node("MatMul"), 3), Some(2));
+        assert_eq!(axis(&node("MatMul"), 2), Some(1));
+        assert_eq!(axis(&node("MatMul"), 3), None);
         assert_eq!(axis(&node("MatMul"), 1), None);
         let mut gemm = node("Gemm");
         assert_eq!(axis(&gemm, 2), Some(1));

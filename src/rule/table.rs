@@ -45,7 +45,7 @@ pub const RULES: &[OpRule] = &[
     rule("LRN", Float(NORMALIZES), First(1)),
     rule("LayerNormalization", Float(NORMALIZES), First(1)),
     rule("LeakyRelu", Glue, First(1)),
-    weighted("MatMul", Channels::Last, None),
+    weighted("MatMul", Channels::Columns, None),
     rule("MaxPool", Pass, First(1)),
     rule("Mul", Glue, First(2)),
     rule("PRelu", Glue, First(2)),

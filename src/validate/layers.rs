@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use crate::error::{Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner, spread};
 use crate::model::{DataType, Linear, Model, NodeExt, Tensor, ValueInfoProto};
@@ -89,7 +89,10 @@ pub fn compare_layers(
                 }
             })
             .at(at)?;
-        sample.inputs.extend(right.iter().flatten().cloned());
+        for (value, shared) in right.iter().zip(&shared) {
+            let missing = || Error::new(ErrorKind::Engine, format!("`{}` was not seen", shared.value)).at(at());
+            sample.inputs.push(value.clone().ok_or_else(missing)?);
+        }
         let mut rounded = Vec::new();
         alone
             .run(&sample, &mut |s| {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Runner, spread};
-use crate::model::Tensor;
+use crate::model::{Tensor, dtype_name};
 use crate::number::Drift;
 use crate::sample::Samples;
 
@@ -23,7 +23,11 @@ pub struct OutputDrift {
     /// Share of the samples (0 to 1) for which both have their largest number in the same place; for outputs that look
     /// like class scores.
     pub top1_agreement: Option<f64>,
-    /// Whether the two are equal to the last bit.
+    /// For outputs that are not floats: the share of elements (0 to 1) that are equal.
+    pub equal: Option<f64>,
+    /// In how many samples the output has another shape than the float model's; those are not in the other numbers.
+    pub other_shape: usize,
+    /// Whether the two are equal in every element of every sample.
     pub exact: bool,
     /// Whether not-a-number or infinity came out where the float model gave numbers.
     pub broken: bool,
@@ -45,8 +49,12 @@ pub struct Accuracy {
 }
 
 /// What one sample says of one output.
+#[derive(Default)]
 struct Seen {
     drift: Drift,
+    /// Equal elements and all elements, of outputs that are not floats.
+    equal: Option<(usize, usize)>,
+    other_shape: bool,
     /// What the two models say, if this is a vector of scores.
     scores: Option<Scores>,
 }
@@ -60,7 +68,7 @@ struct Scores {
 
 /// Runs both models on the samples in `picks` and compares their float outputs, by name.
 ///
-/// Errors when an output of the float model is missing in the other, or has another shape there.
+/// Errors when an output of the float model is missing in the other, or is of another type there.
 pub fn compare(
     float: &Runner<'_>,
     quantized: &Runner<'_>,
@@ -112,18 +120,24 @@ pub(super) fn compare_with(
 }
 
 fn compare_one(name: &str, reference: &Tensor, got: &Tensor, label: Option<usize>) -> Result<Seen> {
+    if reference.dtype() != got.dtype() {
+        let (a, b) = (dtype_name(reference.dtype()), dtype_name(got.dtype()));
+        return Err(Error::new(ErrorKind::Data, format!("output `{name}`: expected {a}, found {b}")));
+    }
     if reference.shape() != got.shape() {
-        let what = format!("output `{name}`: expected shape {:?}, found {:?}", reference.shape(), got.shape());
-        return Err(Error::new(ErrorKind::Data, what));
+        return Ok(Seen { other_shape: true, ..Seen::default() });
+    }
+    if !reference.is_float() {
+        let width = reference.bytes().len() / reference.len().max(1);
+        let pairs = reference.bytes().chunks(width.max(1)).zip(got.bytes().chunks(width.max(1)));
+        let equal = pairs.filter(|(a, b)| a == b).count();
+        return Ok(Seen { equal: Some((equal, reference.len())), ..Seen::default() });
     }
     let mut drift = Drift::default();
-    if !reference.is_float() {
-        return Ok(Seen { drift, scores: None });
-    }
     let (r, g) = (reference.f32s()?, got.f32s()?);
     drift.add(&r, &g);
     if reference.shape().iter().filter(|&&d| d > 1).count() != 1 {
-        return Ok(Seen { drift, scores: None });
+        return Ok(Seen { drift, ..Seen::default() });
     }
     let rank = |x: &[f32], label: usize| {
         x.get(label).map(|right| x.iter().enumerate().filter(|&(i, v)| v > right || (v == right && i < label)).count())
@@ -135,7 +149,7 @@ fn compare_one(name: &str, reference: &Tensor, got: &Tensor, label: Option<usize
         None => None,
     };
     let scores = Scores { agree: arg_max(&r) == arg_max(&g), classes: r.len(), ranks };
-    Ok(Seen { drift, scores: Some(scores) })
+    Ok(Seen { drift, scores: Some(scores), ..Seen::default() })
 }
 
 fn accuracy<'a>(output: &str, seen: impl Iterator<Item = &'a Seen>) -> Accuracy {
@@ -163,15 +177,20 @@ fn total<'a>(name: &str, seen: impl Iterator<Item = &'a Seen> + Clone) -> Output
     let mut drift = Drift::default();
     seen.clone().for_each(|s| drift.merge(&s.drift));
     let votes: Vec<bool> = seen.clone().filter_map(|s| Some(s.scores.as_ref()?.agree)).collect();
-    let all = votes.len() == seen.count() && !votes.is_empty();
-    let finite = |x: f64| x.is_finite().then_some(x);
+    let all = votes.len() == seen.clone().count() && !votes.is_empty();
+    let other_shape = seen.clone().filter(|s| s.other_shape).count();
+    let equal = seen.clone().filter_map(|s| s.equal).reduce(|(a, n), (b, m)| (a + b, n + m));
+    let is_float = equal.is_none() && drift.count() > 0;
+    let finite = |x: f64| (is_float && x.is_finite()).then_some(x);
     OutputDrift {
         name: name.to_owned(),
         sqnr_db: finite(drift.sqnr()),
         cosine: finite(drift.cosine()),
         max_abs: finite(drift.max_abs()),
         top1_agreement: all.then(|| votes.iter().filter(|&&v| v).count() as f64 / votes.len() as f64),
-        exact: drift.max_abs() == 0.0,
+        equal: equal.map(|(equal, all)| if all == 0 { 1.0 } else { equal as f64 / all as f64 }),
+        other_shape,
+        exact: other_shape == 0 && drift.max_abs() == 0.0 && equal.is_none_or(|(equal, all)| equal == all),
         broken: !drift.max_abs().is_finite(),
     }
 }

@@ -5,23 +5,31 @@ use crate::report::{Cell, Column, Table};
 
 /// The drift of outputs.
 pub fn output_table(outputs: &[OutputDrift]) -> Table {
-    let columns = vec![
+    let mut columns = vec![
         Column::left("output"),
         Column::right("SQNR dB"),
         Column::right("cosine"),
         Column::right("max abs error"),
         Column::right("same top-1"),
     ];
+    let integers = outputs.iter().any(|o| o.equal.is_some());
+    columns.extend(integers.then(|| Column::right("equal")));
     let mut t = Table::new("Drift against the float model", columns);
     for o in outputs {
-        let sqnr = if o.exact { Some(f64::INFINITY) } else { o.sqnr_db };
-        t.rows.push(vec![
+        let sqnr = if o.exact && o.equal.is_none() { Some(f64::INFINITY) } else { o.sqnr_db };
+        let mut row = vec![
             Cell::Name(o.name.clone()),
             if o.broken { Cell::Text("not finite".into()) } else { Cell::of(sqnr, Cell::Decibels) },
             Cell::of(o.cosine, |c| Cell::Text(format!("{c:.6}"))),
             Cell::of(o.max_abs, Cell::Real),
             Cell::of(o.top1_agreement, Cell::Percent),
-        ]);
+        ];
+        row.extend(integers.then(|| Cell::of(o.equal, Cell::Percent)));
+        t.rows.push(row);
+        if o.other_shape > 0 {
+            t.notes
+                .push(format!("`{}` has another shape in {} samples; those are not compared.", o.name, o.other_shape));
+        }
     }
     t
 }
