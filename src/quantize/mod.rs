@@ -114,11 +114,10 @@ pub fn quantize(
     let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph))?;
     let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
-        let node = prepared.graph.producer(value).map_or("an input".to_owned(), |(id, _)| prepared.graph.label(id));
-        events.warn(&format!(
-            "`{value}` of {node} held {} numbers that are not finite; it stays float",
-            stats.non_finite
-        ));
+        let whose =
+            prepared.graph.producer(value).map_or(String::new(), |(id, _)| format!(" of {}", prepared.graph.label(id)));
+        events
+            .warn(&format!("`{value}`{whose} held numbers that are not finite ({}); it stays float", stats.non_finite));
     }
 
     clock.stage("plan");
