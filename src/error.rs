@@ -47,6 +47,13 @@ impl Error {
         Error(Box::new(Inner { kind, places: Vec::new(), message: message.into(), hint: None, source: None }))
     }
 
+    /// The system's error, in its own words without its number.
+    pub fn io(source: std::io::Error) -> Self {
+        let text = source.to_string().to_lowercase();
+        let words = text.split(" (os error").next().unwrap_or(&text);
+        Error::new(ErrorKind::Io, words).caused_by(source)
+    }
+
     /// Says where it happened; later calls add places further out.
     #[must_use]
     pub fn at(mut self, place: impl Into<String>) -> Self {

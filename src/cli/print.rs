@@ -3,7 +3,7 @@
 use std::io::{ErrorKind as Io, Write};
 
 use clap::Args;
-use qdq::error::{Error, ErrorKind, Result};
+use qdq::error::{Error, Result};
 use qdq::report::{self, Table};
 use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
@@ -12,10 +12,7 @@ use terminal_size::{Width, terminal_size_of};
 fn data(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != Io::BrokenPipe => {
-            Err(Error::new(ErrorKind::Io, format!("cannot write to stdout: {}", e.to_string().to_lowercase()))
-                .caused_by(e))
-        }
+        Err(e) if e.kind() != Io::BrokenPipe => Err(Error::io(e).at("cannot write to stdout")),
         _ => Ok(()),
     }
 }

@@ -185,11 +185,7 @@ fn decode(bytes: Bytes) -> Result<ModelProto> {
 
 /// Writes a file whole or not at all: into a temporary file in the same folder, renamed when it is complete.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| {
-        Error::new(ErrorKind::Io, format!("cannot write: {}", e.to_string().to_lowercase()))
-            .caused_by(e)
-            .at(format!("`{}`", path.display()))
-    };
+    let fail = |e: std::io::Error| Error::io(e).at("cannot write").at(format!("`{}`", path.display()));
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
@@ -270,8 +266,7 @@ impl External {
         let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
         let real = |p: &Path| {
             p.canonicalize().map_err(|e| {
-                Error::new(ErrorKind::Io, e.to_string().to_lowercase())
-                    .caused_by(e)
+                Error::io(e)
                     .at(format!("`{}`", p.display()))
                     .hint("the model's weights are in a file of their own: keep it beside the model")
             })

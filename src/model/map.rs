@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Errors when the path is missing, a directory, or cannot be read.
 pub fn map(path: &Path) -> Result<Bytes> {
     let place = || format!("`{}`", path.display());
-    let io = |e: std::io::Error| Error::new(ErrorKind::Io, e.to_string().to_lowercase()).caused_by(e).at(place());
+    let io = |e: std::io::Error| Error::io(e).at(place());
     let file = File::open(path).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
     if meta.is_dir() {

@@ -168,7 +168,8 @@ fn masked(graph: &Graph, ranges: &Ranges) -> HashSet<NodeId> {
             let passes = OpRule::of(producer).is_some_and(|r| r.role == Role::Pass);
             let seen = value.and_then(|v| ranges.get(v));
             let low = seen.is_some_and(|s| s.min.is_some_and(|m| m <= MASK) || s.non_finite > 0);
-            if !low && !(passes && seen.is_none()) {
+            let looked_past = passes && seen.is_none();
+            if !(low || looked_past) {
                 break;
             }
             if low {

@@ -7,6 +7,14 @@ use crate::validate::output_table;
 /// So many names stand beside a reason.
 const NAMES: usize = 3;
 
+/// How a size changed, in words.
+fn change(before: f64, after: f64) -> String {
+    match before >= after {
+        true => format!("{:.1} times smaller", before / after),
+        false => format!("{:.1} times larger", after / before),
+    }
+}
+
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
@@ -20,10 +28,7 @@ impl Report {
         let bytes = |n: usize| number::bytes(n as u64);
         let (before, after) = self.size;
         t.fact("target", self.target);
-        t.fact(
-            "size",
-            format!("{} -> {} ({:.1} times smaller)", bytes(before), bytes(after), before as f64 / after as f64),
-        );
+        t.fact("size", format!("{} -> {} ({})", bytes(before), bytes(after), change(before as f64, after as f64)));
         t.fact(
             "opset",
             if self.opset.0 == self.opset.1 {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::unreadable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DataType, Tensor, dtype_name, width};
 
@@ -99,8 +98,8 @@ pub(super) struct SharedFile {
 impl SharedFile {
     /// Opens a file. Errors, without its name, when it is missing or a directory.
     pub fn open(path: &Path) -> Result<SharedFile> {
-        let file = File::open(path).map_err(unreadable)?;
-        let meta = file.metadata().map_err(unreadable)?;
+        let file = File::open(path).map_err(Error::io)?;
+        let meta = file.metadata().map_err(Error::io)?;
         if meta.is_dir() {
             return Err(Error::new(ErrorKind::Io, "is a directory, not a file"));
         }
@@ -121,7 +120,7 @@ impl SharedFile {
             return Err(Error::new(ErrorKind::Malformed, what));
         }
         let mut bytes = vec![0; size];
-        self.fill(&mut bytes, offset).map_err(unreadable)?;
+        self.fill(&mut bytes, offset).map_err(Error::io)?;
         Ok(bytes.into())
     }
 

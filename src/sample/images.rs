@@ -9,7 +9,7 @@ use image::imageops::FilterType;
 use image::{DynamicImage, GrayImage};
 
 use super::options::{Channels, ImageOptions, Layout, PerChannel, Resize, Size};
-use super::{Sample, Samples, entries, fit, jpeg, named, no_such_sample, unreadable};
+use super::{Sample, Samples, entries, fit, jpeg, named, no_such_sample};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{DataType, Dim, InputSpec, Tensor};
 
@@ -177,7 +177,7 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage> {
         Error::new(ErrorKind::Malformed, format!("not a JPEG or PNG image, or damaged ({reason})"))
             .hint("leave the file out, or save the image again")
     };
-    let reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(unreadable)?;
+    let reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(Error::io)?;
     if reader.format() == Some(image::ImageFormat::Jpeg) && !jpeg::is_whole(bytes) {
         return Err(damaged("it ends too early"));
     }
@@ -223,7 +223,7 @@ impl Images {
 
     /// Decodes, resizes and crops an image; grey for models with one channel.
     fn prepared(&self, path: &Path) -> Result<DynamicImage> {
-        let mut image = decode(&std::fs::read(path).map_err(unreadable)?)?;
+        let mut image = decode(&std::fs::read(path).map_err(Error::io)?)?;
         if self.target.channels == Channels::Gray {
             image = DynamicImage::ImageLuma8(luma(&image));
         }

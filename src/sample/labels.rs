@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Samples, named, read_arrays, unreadable};
+use super::{Samples, named, read_arrays};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Tensor, dtype_name};
 
@@ -21,7 +21,7 @@ pub fn labels(path: &Path, samples: &dyn Samples) -> Result<Vec<usize>> {
     let read = match extension.as_str() {
         "npy" => classes(&read_arrays(path)?).and_then(|classes| in_order(&classes, samples)),
         "tsv" => {
-            let text = std::fs::read_to_string(path).map_err(unreadable).at(|| named(path))?;
+            let text = std::fs::read_to_string(path).map_err(Error::io).at(|| named(path))?;
             lines(&text).and_then(|lines| match samples.name(0) {
                 Some(_) => by_name(&lines, samples),
                 None => in_order(&lines.iter().map(|(_, class)| *class).collect::<Vec<_>>(), samples),

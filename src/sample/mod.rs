@@ -88,11 +88,6 @@ fn no_such_sample(i: usize, len: usize) -> Error {
     Error::new(ErrorKind::Usage, format!("there is no sample {i}: they are numbered 0 to {}", len.saturating_sub(1)))
 }
 
-/// A file or folder could not be read; the caller says which.
-fn unreadable(e: std::io::Error) -> Error {
-    Error::new(ErrorKind::Io, e.to_string().to_lowercase()).caused_by(e)
-}
-
 /// How messages name a file or folder.
 fn named(path: &Path) -> String {
     format!("`{}`", path.display())
@@ -101,7 +96,7 @@ fn named(path: &Path) -> String {
 /// What is in a folder, sorted by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let paths = std::fs::read_dir(folder).and_then(|entries| entries.map(|e| Ok(e?.path())).collect());
-    let mut paths: Vec<PathBuf> = paths.map_err(unreadable).at(|| named(folder))?;
+    let mut paths: Vec<PathBuf> = paths.map_err(Error::io).at(|| named(folder))?;
     paths.sort();
     Ok(paths)
 }

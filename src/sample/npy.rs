@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::array::{ArraySpec, Arrays, Element, ReadFrom, SharedFile, Store};
-use super::{named, unreadable};
+use super::named;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{DataType, dtype_name};
 
@@ -90,7 +90,7 @@ pub(super) fn header(reader: &mut impl Read) -> Result<Header> {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(malformed("not an npy array, or cut short in its header").caused_by(e))
             }
-            Err(e) => Err(unreadable(e)),
+            Err(e) => Err(Error::io(e)),
         }
     };
     if take(MAGIC.len())? != MAGIC {

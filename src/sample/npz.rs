@@ -12,7 +12,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::array::{ArraySpec, Arrays, ReadFrom, SharedFile, Store};
-use super::{named, npy, unreadable};
+use super::{named, npy};
 use crate::error::{Error, ErrorKind, Place, Result};
 
 /// An open `.npz` file.
@@ -40,7 +40,7 @@ impl Npz {
     pub fn open(path: &Path) -> Result<Npz> {
         let place = || named(path);
         let file = Arc::new(SharedFile::open(path).at(place)?);
-        let reader = BufReader::new(File::open(path).map_err(unreadable).at(place)?);
+        let reader = BufReader::new(File::open(path).map_err(Error::io).at(place)?);
         let mut zip = ZipArchive::new(reader).map_err(|e| from_zip(e, "not an npz file, or cut short")).at(place)?;
         let (mut specs, mut entries) = (Vec::new(), Vec::new());
         for index in 0..zip.len() {

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::array::{ArraySpec, Element};
 use super::fit::{agree, convert, converts, misfit};
-use super::{Sample, Samples, entries, named, no_such_sample, unreadable};
+use super::{Sample, Samples, entries, named, no_such_sample};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{InputSpec, Tensor, TensorProto};
 
@@ -81,7 +81,7 @@ pub(super) fn open(folder: &Path, source: &str, inputs: &[InputSpec]) -> Result<
 
 /// Reads a tensor file and its name.
 fn read(path: &Path) -> Result<(String, Tensor)> {
-    let bytes: bytes::Bytes = std::fs::read(path).map_err(unreadable)?.into();
+    let bytes: bytes::Bytes = std::fs::read(path).map_err(Error::io)?.into();
     let size = bytes.len();
     let broken = || Error::new(ErrorKind::Malformed, format!("not a tensor file, or cut short ({size} bytes)"));
     let proto = TensorProto::decode(bytes)

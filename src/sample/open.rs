@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::options::{ImageOptions, SampleOptions};
 use super::stack::{open_arrays, stack};
-use super::{Sample, Samples, entries, images, named, no_such_sample, onnx_data, random, unreadable};
+use super::{Sample, Samples, entries, images, named, no_such_sample, onnx_data, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
 use crate::model::InputSpec;
@@ -55,7 +55,7 @@ fn unlimited(
     let path = Path::new(source);
     let meta = std::fs::metadata(path).map_err(|e| {
         let hint = if source == "random" { "say how much noise: `random:32`" } else { SOURCES };
-        unreadable(e).at(named(path)).hint(hint)
+        Error::io(e).at(named(path)).hint(hint)
     })?;
     if !meta.is_dir() {
         let Some(arrays) = open_arrays(path)? else {
