@@ -91,7 +91,7 @@ fn inserting_keeps_the_interface_and_what_it_emits_is_valid() {
         let samples = samples_of(data, &model);
         let recipe = Recipe { policy: Policy::of(&ORT_CPU) };
         let made = quantize(&model, samples.as_ref(), &recipe, &Tract, &Silent).unwrap();
-        let written = Model::from_bytes(made.bytes.clone().into()).unwrap();
+        let written = Model::from_bytes(made.bytes.clone()).unwrap();
         assert_eq!(interface(&written), interface(&model), "{name}");
         assert!(made.report.outputs.iter().all(|o| !o.broken), "{name}");
         for t in written.graph.initializers() {

@@ -98,7 +98,7 @@ fn quantized_fixtures_keep_their_accuracy() {
         let (calib, eval) = (samples_of(calib, &float), samples_of(data, &float));
         for (per_channel, least) in [(true, channel_db), (false, tensor_db)] {
             let made = make(&float, calib.as_ref(), per_channel);
-            let written = Model::from_bytes(made.bytes.clone().into()).unwrap();
+            let written = Model::from_bytes(made.bytes.clone()).unwrap();
             let found = validate(&float, &written, eval.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
             let name = format!(
                 "{}_{}",
@@ -120,7 +120,7 @@ fn classifiers_keep_their_classes() {
         let float = model_of(&format!("{folder}/model.onnx"));
         let calib = samples_of(&format!("{folder}/calib.npz"), &float);
         let eval = samples_of(&format!("{folder}/eval.npz"), &float);
-        let written = Model::from_bytes(make(&float, calib.as_ref(), true).bytes.into()).unwrap();
+        let written = Model::from_bytes(make(&float, calib.as_ref(), true).bytes).unwrap();
         let labels = sample::labels(&fixture(&format!("{folder}/eval_labels.npy")), eval.as_ref()).unwrap();
         let questions = Questions { layers: true, labels: Some(labels) };
         let found = validate(&float, &written, eval.as_ref(), &questions, &Tract, &Silent).unwrap();
@@ -171,7 +171,7 @@ fn real_models_keep_their_accuracy() {
         };
         let (calib, eval) = (open("calib.npz"), open("eval.npz"));
         let made = make(&float, calib.as_ref(), per_channel);
-        let written = Model::from_bytes(made.bytes.clone().into()).unwrap();
+        let written = Model::from_bytes(made.bytes.clone()).unwrap();
         let found = validate(&float, &written, eval.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
         emit(&format!("zoo_{name}_{per_channel}"), &float, &made.bytes, eval.as_ref(), &found.outputs);
         let worst = found.outputs.iter().filter_map(|o| o.sqnr_db).fold(f64::INFINITY, f64::min);

@@ -154,7 +154,7 @@ fn policy() -> Policy {
 
 fn check(name: &str, float: &Model, samples: &dyn Samples, policy: Policy) -> Quantized {
     let made = quantize(float, samples, &Recipe { policy }, &Tract, &Silent).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let written = Model::from_bytes(made.bytes.clone().into()).unwrap();
+    let written = Model::from_bytes(made.bytes.clone()).unwrap();
     let picks: Vec<usize> = (0..samples.len()).collect();
     let runner = |m| Runner::new(&Tract, m, Vec::new()).unwrap();
     let drifts = compare(&runner(float), &runner(&written), samples, &picks, &Silent).unwrap();

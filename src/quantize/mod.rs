@@ -5,6 +5,8 @@ mod tables;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::calibrate::calibrate;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
@@ -34,7 +36,7 @@ pub struct Recipe {
 #[derive(Debug, Clone)]
 pub struct Quantized {
     /// The file.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// The plan it was made by.
     pub plan: Plan,
     /// What was found.
@@ -130,10 +132,10 @@ pub fn quantize(
     let mut quantized = prepared.clone();
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
     sign(&mut quantized, policy);
-    let bytes = quantized.to_bytes()?;
+    let bytes = Bytes::from(quantized.to_bytes()?);
 
     clock.stage("verify");
-    let written = Model::from_bytes(bytes.clone().into()).at(|| "reading the written model back".to_owned())?;
+    let written = Model::from_bytes(bytes.clone()).at(|| "reading the written model back".to_owned())?;
     drop(runner);
     let original = modern(model);
     let runner = |model| Runner::new(executor, model, Vec::new());
