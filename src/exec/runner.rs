@@ -108,15 +108,7 @@ impl<'a> Runner<'a> {
             return Err(Error::new(ErrorKind::Data, what));
         }
         for (spec, x) in self.specs.iter().zip(&sample.inputs) {
-            let dims = spec.shape.as_ref();
-            let fits = dims.is_none_or(|s| {
-                s.len() == x.shape().len()
-                    && s.iter().zip(x.shape()).all(|(d, &n)| match d {
-                        Dim::Fixed(want) => *want == n,
-                        Dim::Symbol(_) => true,
-                    })
-            });
-            if spec.dtype != x.dtype() || !fits {
+            if spec.dtype != x.dtype() || !spec.shape.as_ref().is_none_or(|s| takes(s, x)) {
                 return Err(Error::new(
                     ErrorKind::Data,
                     format!("expected `{spec}`, found {} {:?}", dtype_name(x.dtype()), x.shape()),
@@ -133,14 +125,17 @@ impl Plan {
     }
 
     fn fits(&self, sample: &Sample) -> bool {
-        self.shapes.iter().zip(&sample.inputs).all(|(shape, x)| {
-            shape.len() == x.shape().len()
-                && shape.iter().zip(x.shape()).all(|(d, &n)| match d {
-                    Dim::Fixed(want) => *want == n,
-                    Dim::Symbol(_) => true,
-                })
-        })
+        self.shapes.iter().zip(&sample.inputs).all(|(shape, x)| takes(shape, x))
     }
+}
+
+/// Whether a tensor has that shape; a symbol stands for any size.
+fn takes(shape: &InputShape, x: &Tensor) -> bool {
+    shape.len() == x.shape().len()
+        && shape.iter().zip(x.shape()).all(|(d, &n)| match d {
+            Dim::Fixed(want) => *want == n,
+            Dim::Symbol(_) => true,
+        })
 }
 
 /// One thread's session.

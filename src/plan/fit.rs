@@ -27,13 +27,11 @@ pub(super) fn fit(
     let mut plan = Plan::default();
     let mut absorbed = BTreeMap::new();
     for (id, node) in graph.nodes() {
-        let Some(rule) = OpRule::of(node).filter(|r| r.role == Role::Bound && selection.chosen.contains_key(&id))
-        else {
+        if selection.chosen.get(&id).is_none_or(|r| r.role != Role::Bound) {
             continue;
-        };
+        }
         let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
-        if rule.role == Role::Bound
-            && absorbable(graph, &places, input) == Some(id)
+        if absorbable(graph, &places, input) == Some(id)
             && let Some(range) = value_range(graph, ranges, output)
             && let Some((low, high)) = bounds(graph, id)
             && saturates_within(&scheme, range.clamp(low, high), low, high)?

@@ -106,7 +106,7 @@ pub fn floats(name: &str, shape: &[usize], x: &[f32]) -> TensorProto {
     Tensor::from_f32(shape.to_vec(), x.to_vec()).to_proto(name)
 }
 
-/// An int64 initializer of rank 1, or of rank 0 for a single number in `scalar`.
+/// An int64 initializer of rank 1.
 pub fn ints(name: &str, x: &[i64]) -> TensorProto {
     Tensor::from_i64(vec![x.len()], x.to_vec()).to_proto(name)
 }
