@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 
-use super::{AttributeExt, Graph, GraphProto, ModelProto, TensorProto, map};
+use super::{AttributeExt, BodyId, Graph, GraphProto, ModelProto, TensorProto, map};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::tensor_proto::DataLocation;
 use crate::proto::{FunctionProto, OperatorSetIdProto, StringStringEntryProto};
@@ -136,6 +136,17 @@ impl Model {
             Some(p) => p.value = Some(value.to_owned()),
             None => props.push(StringStringEntryProto { key: Some(key.to_owned()), value: Some(value.to_owned()) }),
         }
+    }
+
+    /// Changes the body of a node as if it were the graph of the model. See [`Graph::edit_body`].
+    pub fn edit_body<T>(&mut self, id: BodyId, change: impl FnOnce(&mut Model) -> Result<T>) -> Result<T> {
+        let rest = &mut self.rest;
+        self.graph.edit_body(id, |graph| {
+            let mut inner = Model { rest: std::mem::take(rest), graph: std::mem::take(graph) };
+            let outcome = change(&mut inner);
+            (*rest, *graph) = (inner.rest, inner.graph);
+            outcome
+        })
     }
 
     /// Changes the model-local functions, one after the other. Errors as `change` does, and name the function.

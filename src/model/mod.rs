@@ -14,7 +14,7 @@ mod widen;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::{Model, replace_file};
-pub use graph::{At, Graph, NodeId, Use};
+pub use graph::{At, BodyId, Graph, Inlined, NodeId, Renamed, Use};
 pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::Linear;
