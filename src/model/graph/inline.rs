@@ -60,14 +60,14 @@ impl Graph {
         for tensor in body.initializer {
             self.set_initializer(tensor);
         }
-        self.rest.sparse_initializer.extend(body.sparse_initializer);
+        self.rest.edit().sparse_initializer.extend(body.sparse_initializer);
         let nodes = body.node.into_iter().map(|n| self.insert(At::Before(id), n)).collect::<Result<Vec<_>>>()?;
         self.remove(id);
         let new = body.value_info.into_iter().chain(body.output);
         let known: HashSet<String> = self.rest.value_info.iter().map(|v| v.name().to_owned()).collect();
         let new = new.filter(|v| self.producer(v.name()).is_some() && !known.contains(v.name()) && !self.is_output(v.name()));
         let new: Vec<_> = new.filter(|v| v.r#type.is_some()).collect();
-        self.rest.value_info.extend(new);
+        self.rest.edit().value_info.extend(new);
         Ok(Inlined { nodes, renamed })
     }
 
