@@ -162,6 +162,19 @@ impl Model {
         self.raise_ir_version(ir_version_of(version));
     }
 
+    /// Imports an operator set that the model does not import yet.
+    pub fn import(&mut self, domain: &str, version: i64) {
+        if self.imported(domain).is_none() {
+            let import = OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+            self.rest.edit().opset_import.push(import);
+        }
+    }
+
+    /// The version of an operator set that the model imports; `None` if it does not.
+    pub fn imported(&self, domain: &str) -> Option<i64> {
+        self.rest.opset_import.iter().find(|o| o.domain() == domain).map(|o| o.version())
+    }
+
     /// Raises the IR version to 4 where it is lower: since then an initializer need not be a graph input, and one
     /// that is not is a constant (docs/IR.md of ONNX, "Graphs").
     pub fn allow_constants(&mut self) {
@@ -203,6 +216,13 @@ impl Model {
             let place = format!("function `{}.{}`", f.domain(), f.name());
             change(f).at(|| place)
         })
+    }
+
+    /// Drops the model-local functions that are not to be kept.
+    pub fn retain_functions(&mut self, keep: impl FnMut(&FunctionProto) -> bool) {
+        if !self.rest.functions.is_empty() {
+            self.rest.edit().functions.retain(keep);
+        }
     }
 
     /// The model-local functions' names, as `domain.name`.

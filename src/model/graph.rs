@@ -14,8 +14,8 @@ use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, Tens
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::type_proto;
 
-pub use body::BodyId;
 use body::Around;
+pub use body::{BodyId, first_value};
 pub use inline::{Inlined, Renamed};
 
 /// A node's slot; stays valid while other nodes come and go.

@@ -1,5 +1,6 @@
 //! Computes what does not depend on the input.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Context, Effect, Pass};
@@ -104,6 +105,10 @@ impl Pass for FoldConstants {
 
     fn effect(&self) -> Effect {
         Effect::Rounding
+    }
+
+    fn enters_bodies(&self) -> bool {
+        true
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
@@ -222,7 +227,8 @@ fn fold_shapes(model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
     if !model.graph.nodes().any(|(_, n)| n.is("Shape") || n.is("Size")) {
         return Ok(());
     }
-    let shapes = match executor.shapes(model) {
+    let Some(alone) = alone(model)? else { return Ok(()) };
+    let shapes = match executor.shapes(&alone) {
         Ok(shapes) => shapes,
         Err(e) => {
             cx.events.warn(&format!("shapes could not be inferred, so shape arithmetic stays: {e}"));
@@ -262,6 +268,41 @@ fn fold_shapes(model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The graph without the bodies in it and without the graphs around it: what those hand over becomes an input, of the type
+/// and rank that are stated; sizes that are stated between nodes may be stale. `None` where no type is stated.
+fn alone(model: &Model) -> Result<Option<Cow<'_, Model>>> {
+    let graph = &model.graph;
+    if graph.bodies().is_empty() && graph.captured_values().next().is_none() {
+        return Ok(Some(Cow::Borrowed(model)));
+    }
+    let (closed, open): (Vec<_>, Vec<_>) =
+        graph.nodes().map(|(_, n)| n).partition(|n| n.subgraphs().next().is_some());
+    let handed = closed.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty());
+    let mut inputs = graph.inputs().to_vec();
+    for name in graph.captured_values().chain(handed) {
+        let Some(mut value) = graph.value_info(name).cloned() else { return Ok(None) };
+        let Some(type_proto::Value::TensorType(t)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+            return Ok(None);
+        };
+        if t.elem_type() == 0 {
+            return Ok(None);
+        }
+        t.shape.iter_mut().flat_map(|s| &mut s.dim).for_each(|d| *d = Default::default());
+        inputs.push(value);
+    }
+    let read: BTreeSet<&str> = open.iter().flat_map(|n| &n.input).map(String::as_str).collect();
+    let own = graph.outputs().iter().map(|v| v.name());
+    let part = GraphProto {
+        input: inputs,
+        output: graph.outputs().to_vec(),
+        initializer: read.into_iter().chain(own).filter_map(|n| graph.initializer(n).cloned()).collect(),
+        node: open.into_iter().cloned().collect(),
+        ..Default::default()
+    };
+    let part = ModelProto { graph: Some(part), functions: Vec::new(), ..model.metadata().clone() };
+    Model::from_proto(part).map(|m| Some(Cow::Owned(m)))
 }
 
 /// What a Gather (axis 0) or Slice with constant places takes out of a shape, if those sizes are known.

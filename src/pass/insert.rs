@@ -15,7 +15,8 @@ use crate::round;
 ///
 /// Does: stores constants as codes behind a DequantizeLinear (one for each use with parameters of its own; equal ones
 /// are shared), puts a Q/DQ pair on every value of the plan, lets its readers read the dequantized side, and takes out
-/// absorbed nodes. Names are made from the value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`.
+/// absorbed nodes. Names are made from the value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is
+/// inserted into a branch lies in that branch, codes of captured constants too.
 ///
 /// ```text
 /// before: x -> Conv(W, b) -> y
@@ -39,38 +40,47 @@ impl Pass for Insert<'_> {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        let graph = &mut model.graph;
-        let constants: Vec<(&Use, &ConstantDecision)> = self.plan.constants.iter().collect();
-        let codes: Vec<Result<Tensor>> = constants.par_iter().map(|(_, decision)| encode(graph, decision)).collect();
-        let mut stored = Stored::default();
-        for ((&at, decision), codes) in constants.into_iter().zip(codes) {
-            let place = || format!("initializer `{}`", decision.initializer);
-            codes.and_then(|codes| stored.put(graph, at, decision, &codes)).at(place)?;
-            cx.changed += 1;
-        }
-        for decision in self.plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
-            absorb(graph, decision.node)?;
-        }
-        let mut params = BTreeMap::new();
-        let mut values: Vec<(&String, &ValueDecision)> = self.plan.values.iter().collect();
-        // Sources first, so that names of shared parameters are theirs whatever the order of names.
-        values.sort_by_key(|(name, d)| *name != &d.source);
-        for (name, decision) in values {
-            let names = match params.get(&decision.source) {
-                Some(names) => names,
-                None => {
-                    let names = add_params(graph, &decision.source, &decision.params)?;
-                    params.entry(decision.source.clone()).or_insert(names)
-                }
-            };
-            pair(graph, name, decision, names)?;
-            cx.changed += 1;
-        }
-        graph.sort()?;
-        graph.drop_unused_initializers();
-        graph.prune_value_info(|_| false);
+        cx.changed += insert(&mut model.graph, self.plan)?;
         Ok(())
     }
+}
+
+/// Writes the plan of a graph and of the bodies in it; returns how many constants and values it changed.
+fn insert(graph: &mut Graph, plan: &Plan) -> Result<usize> {
+    let mut changed = 0;
+    let constants: Vec<(&Use, &ConstantDecision)> = plan.constants.iter().collect();
+    let codes: Vec<Result<Tensor>> = constants.par_iter().map(|(_, decision)| encode(graph, decision)).collect();
+    let mut stored = Stored::default();
+    for ((&at, decision), codes) in constants.into_iter().zip(codes) {
+        let place = || format!("initializer `{}`", decision.initializer);
+        codes.and_then(|codes| stored.put(graph, at, decision, &codes)).at(place)?;
+        changed += 1;
+    }
+    for decision in plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
+        absorb(graph, decision.node)?;
+    }
+    let mut params = BTreeMap::new();
+    let mut values: Vec<(&String, &ValueDecision)> = plan.values.iter().collect();
+    // Sources first, so that names of shared parameters are theirs whatever the order of names.
+    values.sort_by_key(|(name, d)| *name != &d.source);
+    for (name, decision) in values {
+        let names = match params.get(&decision.source) {
+            Some(names) => names,
+            None => {
+                let names = add_params(graph, &decision.source, &decision.params)?;
+                params.entry(decision.source.clone()).or_insert(names)
+            }
+        };
+        pair(graph, name, decision, names)?;
+        changed += 1;
+    }
+    graph.sort()?;
+    graph.drop_unused_initializers();
+    graph.prune_value_info(|_| false);
+    for (&id, inner) in plan.bodies.iter().filter(|(_, inner)| !inner.is_idle()) {
+        changed += graph.edit_body(id, |body| insert(body, inner))?;
+    }
+    Ok(changed)
 }
 
 /// The names of a scale and a zero point.

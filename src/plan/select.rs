@@ -65,15 +65,13 @@ fn refusal(
     id: NodeId,
 ) -> Option<String> {
     let Some(rule) = OpRule::of(node) else {
-        let inside = node.subgraphs().next().is_some();
-        return Some(
-            if inside { "what is inside its subgraphs stays float so far" } else { "no rule for the operator" }.into(),
-        );
+        let choice = node.is("If");
+        return Some(if choice { "decided for each of its branches" } else { "no rule for the operator" }.into());
     };
-    if policy.exclude.matches(node) {
+    if policy.exclude.matches(graph, node) {
         return Some("excluded by the user".into());
     }
-    if !policy.only.is_empty() && !policy.only.matches(node) {
+    if !policy.only.is_empty() && !policy.only.matches(graph, node) {
         return Some("not among the nodes chosen by the user".into());
     }
     if let Role::Float(reason) = rule.role {

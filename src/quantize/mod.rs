@@ -11,8 +11,8 @@ use crate::calibrate::calibrate;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Linear, Model, NodeExt};
-use crate::pass::{self, Context, Insert};
+use crate::model::{Linear, Model};
+use crate::pass::{self, Context, InlineFunctions, Insert};
 use crate::plan::{Plan, Policy, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
@@ -103,17 +103,16 @@ pub fn quantize(
     let events = Listening { inner: events, warnings: Default::default() };
     let mut clock = Clock { events: &events, stages: Vec::new(), since: Instant::now() };
     let policy = &recipe.policy;
-    policy.exclude.check(&model.graph)?;
-    policy.only.check(&model.graph)?;
 
     clock.stage("prepare");
     let mut prepared = model.clone();
     let mut cx = Context::new(Some(executor), &events);
+    check_patterns(model, policy, &events)?;
     prepare(&mut prepared, policy.opset(), &mut cx)?;
 
     clock.stage("calibrate");
     let (calibration, verification, shared) = split(samples.len());
-    let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph))?;
+    let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph)?)?;
     let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
         let whose =
@@ -124,8 +123,9 @@ pub fn quantize(
 
     clock.stage("plan");
     let plan = Plan::decide(&prepared.graph, &ranges, policy)?;
-    if plan.constants.is_empty() && plan.values.is_empty() {
-        return Err(nothing_to_quantize(&prepared, &plan));
+    let nodes = facts::rows(&prepared.graph, &plan)?;
+    if plan.is_idle() {
+        return Err(nothing_to_quantize(&nodes));
     }
 
     clock.stage("insert");
@@ -155,7 +155,7 @@ pub fn quantize(
             shared,
         },
         counts: facts::count(&plan),
-        nodes: facts::rows(&prepared, &plan),
+        nodes,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         warnings: Vec::new(),
@@ -164,6 +164,15 @@ pub fn quantize(
     };
     let warnings = events.warnings.into_inner().unwrap_or_default();
     Ok(Quantized { bytes, plan, report: Report { warnings, ..report } })
+}
+
+/// Errors when a pattern of the policy means no node of the model. Nodes in functions go by the names that they have once
+/// those are inlined.
+fn check_patterns(model: &Model, policy: &Policy, events: &dyn Events) -> Result<()> {
+    let mut inlined = model.clone();
+    pass::run(&InlineFunctions, &mut inlined, &mut Context::new(None, events))?;
+    policy.exclude.check(&inlined.graph)?;
+    policy.only.check(&inlined.graph)
 }
 
 /// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
@@ -208,11 +217,10 @@ fn sign(model: &mut Model, policy: &Policy) {
     );
 }
 
-fn nothing_to_quantize(model: &Model, plan: &Plan) -> Error {
+fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
     let mut reasons: Vec<(String, usize)> = Vec::new();
-    for d in &plan.nodes {
-        let operator = model.graph.node(d.node).map(NodeExt::operator).unwrap_or_default();
-        let text = format!("{operator}: {}", d.reason);
+    for node in nodes {
+        let text = format!("{}: {}", node.operator, node.reason);
         match reasons.iter_mut().find(|(t, _)| *t == text) {
             Some((_, n)) => *n += 1,
             None => reasons.push((text, 1)),

@@ -18,6 +18,12 @@ pub struct BodyId {
     place: usize,
 }
 
+/// The first value that the nodes of a graph make: it tells a branch from all others where names are unique in the
+/// model. `None` for a graph whose nodes make nothing.
+pub fn first_value(graph: &GraphProto) -> Option<&str> {
+    graph.node.iter().flat_map(|n| &n.output).map(String::as_str).find(|o| !o.is_empty())
+}
+
 /// What a body sees of the graphs around it: the names that it captured when it was lent out.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Around {

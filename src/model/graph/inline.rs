@@ -65,7 +65,8 @@ impl Graph {
         self.remove(id);
         let new = body.value_info.into_iter().chain(body.output);
         let known: HashSet<String> = self.rest.value_info.iter().map(|v| v.name().to_owned()).collect();
-        let new = new.filter(|v| self.producer(v.name()).is_some() && !known.contains(v.name()) && !self.is_output(v.name()));
+        let new =
+            new.filter(|v| self.producer(v.name()).is_some() && !known.contains(v.name()) && !self.is_output(v.name()));
         let new: Vec<_> = new.filter(|v| v.r#type.is_some()).collect();
         self.rest.edit().value_info.extend(new);
         Ok(Inlined { nodes, renamed })
@@ -96,10 +97,8 @@ impl Graph {
     /// `renamed` has a name for them; afterwards all of its names are taken.
     fn rename_apart(&mut self, body: &mut GraphProto, renamed: &mut Renamed) {
         let (values, nodes) = defined(body);
-        let (free, clash): (Vec<_>, Vec<_>) = values
-            .into_iter()
-            .filter(|v| !renamed.contains_key(v))
-            .partition(|v| !self.taken.contains(v));
+        let (free, clash): (Vec<_>, Vec<_>) =
+            values.into_iter().filter(|v| !renamed.contains_key(v)).partition(|v| !self.taken.contains(v));
         let taken_nodes: HashSet<String> = nodes.iter().filter(|n| self.taken.contains(*n)).cloned().collect();
         self.taken.extend(free);
         self.taken.extend(nodes);
