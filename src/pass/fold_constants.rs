@@ -10,7 +10,7 @@ use crate::proto::{GraphProto, ModelProto, TypeProto, type_proto};
 use crate::sample::Sample;
 
 /// Results larger than this, in bytes, are only kept when they are not larger than what they were computed from:
-/// a model must not grow by its Expand and Tile nodes.
+/// a model must not grow by its Expand and Tile nodes, nor by constants that several bodies capture and reshape.
 const LARGE: usize = 1 << 16;
 
 /// Operators that engines compute as the specification says, and that exporters leave between constants.
@@ -203,7 +203,8 @@ fn take_over(
     for &id in nodes {
         let Some(node) = graph.node(id) else { continue };
         let bytes = |name: &String| graph.initializer(name).and_then(|t| Tensor::from_proto(t).ok());
-        let source: usize = node.input.iter().filter_map(bytes).map(|t| t.bytes().len()).sum();
+        let own = node.input.iter().filter(|n| !graph.is_shared(n));
+        let source: usize = own.filter_map(bytes).map(|t| t.bytes().len()).sum();
         let outputs: Vec<(String, Option<&Tensor>)> =
             node.output.iter().filter(|n| !n.is_empty()).map(|n| (n.clone(), results.get(n))).collect();
         let fits = |t: &Tensor| t.bytes().len() <= LARGE.max(source);
@@ -277,8 +278,7 @@ fn alone(model: &Model) -> Result<Option<Cow<'_, Model>>> {
     if graph.bodies().is_empty() && graph.captured_values().next().is_none() {
         return Ok(Some(Cow::Borrowed(model)));
     }
-    let (closed, open): (Vec<_>, Vec<_>) =
-        graph.nodes().map(|(_, n)| n).partition(|n| n.subgraphs().next().is_some());
+    let (closed, open): (Vec<_>, Vec<_>) = graph.nodes().map(|(_, n)| n).partition(|n| n.subgraphs().next().is_some());
     let handed = closed.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty());
     let mut inputs = graph.inputs().to_vec();
     for name in graph.captured_values().chain(handed) {

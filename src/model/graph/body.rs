@@ -1,9 +1,9 @@
 //! Bodies: the subgraphs of If, Loop and Scan, lent out as graphs of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::index::captures_of;
-use super::{Graph, GraphProto, NodeId, NodeProto, TensorProto, ValueInfoProto};
+use super::{Graph, GraphProto, NodeExt, NodeId, NodeProto, TensorProto, ValueInfoProto};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{AttributeExt, AttributeProto};
 
@@ -31,6 +31,8 @@ pub(super) struct Around {
     pub path: String,
     /// The constants.
     pub constants: BTreeMap<String, TensorProto>,
+    /// Those of them that something else reads too.
+    pub shared: BTreeSet<String>,
     /// All other values, with what is stated of their types.
     pub values: BTreeMap<String, Option<ValueInfoProto>>,
 }
@@ -74,6 +76,11 @@ impl Graph {
         self.around.values.keys().map(String::as_str)
     }
 
+    /// Whether this is a constant that a body captures and that something outside of the body reads too.
+    pub fn is_shared(&self, name: &str) -> bool {
+        self.around.shared.contains(name)
+    }
+
     /// A copy of a body, as a graph of its own.
     ///
     /// What it captures counts as known: constants can be read as if they were initializers of the body, and all names
@@ -85,10 +92,17 @@ impl Graph {
         let mut body = Graph::from_proto(proto.clone()).at(|| format!("`{path}`"))?;
         body.taken.extend(self.taken.iter().cloned());
         body.around.path = path + " > ";
+        let siblings: Vec<&GraphProto> = node.subgraphs().filter(|g| !std::ptr::eq(*g, proto)).collect();
+        let siblings: HashSet<&str> = siblings.into_iter().flat_map(captures_of).collect();
         for name in captures_of(proto) {
-            match self.initializer(name).filter(|_| !self.is_input(name)) {
-                Some(tensor) => drop(body.around.constants.insert(name.to_owned(), tensor.clone())),
-                None => drop(body.around.values.insert(name.to_owned(), self.value_info(name).cloned())),
+            let Some(tensor) = self.initializer(name).filter(|_| !self.is_input(name)) else {
+                body.around.values.insert(name.to_owned(), self.value_info(name).cloned());
+                continue;
+            };
+            body.around.constants.insert(name.to_owned(), tensor.clone());
+            let elsewhere = !self.uses(name).is_empty() || self.is_output(name) || self.captured_by(name).len() > 1;
+            if elsewhere || siblings.contains(name) || self.is_shared(name) {
+                body.around.shared.insert(name.to_owned());
             }
         }
         Ok(body)
