@@ -375,7 +375,8 @@ fn an_output_that_would_hurt_is_refused() {
 fn weights_alone_need_no_samples_and_lie_where_they_are_told() {
     let desk = Desk::new();
     let out = desk.path("w.onnx");
-    let quantize = |more: &[&str]| run(&[&["quantize", DIGITS, "--mode", "weights", "-o", &out, "--force"], more].concat());
+    let quantize =
+        |more: &[&str]| run(&[&["quantize", DIGITS, "--mode", "weights", "-o", &out, "--force"], more].concat());
     let outcome = quantize(&[]);
     assert_eq!(outcome.code, 0, "{}", outcome.words);
     assert!(outcome.data.contains("12 with a quantized weight") && outcome.data.contains("not verified"));

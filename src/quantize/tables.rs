@@ -87,7 +87,7 @@ impl Report {
         let columns = if weights { &["weight-only", "float"][..] } else { &["quantized", "absorbed", "float"] };
         let mut t = Table::new(
             "Nodes",
-            [vec![Column::left("operator")], columns.iter().map(|c| Column::right(*c)).collect()].concat(),
+            [vec![Column::left("operator")], columns.iter().map(|c| Column::right(c)).collect()].concat(),
         );
         let mut counts: Vec<(&str, [u64; 3])> = Vec::new();
         for node in &self.nodes {
