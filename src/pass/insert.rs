@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{At, Graph, Model, NodeExt, NodeProto, Tensor, Use, attribute, of_format};
+use crate::model::{At, Graph, Model, NodeExt, NodeProto, Scratch, Tensor, Use, attribute, of_format, release};
 use crate::number::{QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
 use crate::round;
@@ -40,16 +40,17 @@ impl Pass for Insert<'_> {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        cx.changed += insert(&mut model.graph, self.plan)?;
+        cx.changed += insert(&mut model.graph, self.plan, cx.scratch.as_ref())?;
         Ok(())
     }
 }
 
 /// Writes the plan of a graph and of the bodies in it; returns how many constants and values it changed.
-fn insert(graph: &mut Graph, plan: &Plan) -> Result<usize> {
+fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>) -> Result<usize> {
     let mut changed = 0;
     let constants: Vec<(&Use, &ConstantDecision)> = plan.constants.iter().collect();
-    let codes: Vec<Result<Tensor>> = constants.par_iter().map(|(_, decision)| encode(graph, decision)).collect();
+    let codes: Vec<Result<Tensor>> =
+        constants.par_iter().map(|(_, decision)| encode(graph, decision, scratch)).collect();
     let mut stored = Stored::default();
     for ((&at, decision), codes) in constants.into_iter().zip(codes) {
         let place = || format!("initializer `{}`", decision.initializer);
@@ -78,7 +79,7 @@ fn insert(graph: &mut Graph, plan: &Plan) -> Result<usize> {
     graph.drop_unused_initializers();
     graph.prune_value_info(|_| false);
     for (&id, inner) in plan.bodies.iter().filter(|(_, inner)| !inner.is_idle()) {
-        changed += graph.edit_body(id, |body| insert(body, inner))?;
+        changed += graph.edit_body(id, |body| insert(body, inner, scratch))?;
     }
     Ok(changed)
 }
@@ -114,13 +115,15 @@ fn linear_node(
     }
 }
 
-/// The codes of a constant.
-fn encode(graph: &Graph, decision: &ConstantDecision) -> Result<Tensor> {
+/// The codes of a constant, on disk if there is scratch space.
+fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>) -> Result<Tensor> {
     let missing = || Error::new(ErrorKind::InvalidModel, "it is not there");
     let tensor = graph.constant(&decision.initializer)?.ok_or_else(missing)?;
     let params = &decision.params;
     let codes = round::nearest(&tensor.f32s()?, tensor.shape(), params)?;
-    Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())
+    release(tensor.bytes());
+    let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())?;
+    scratch.map_or(Ok(codes.clone()), |s| s.keep(codes))
 }
 
 /// Constants that were stored already, to be shared by uses that want the same.
