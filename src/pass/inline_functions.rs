@@ -307,13 +307,10 @@ impl Library {
                 _ => Err(Refusal::Fail(e.at(place()))),
             };
         }
-        for node in &mut instance.node {
-            node.name = Some(format!("{}/{}", call.title(), node.title()));
-        }
         let values = |names: &[String]| {
             names.iter().map(|n| ValueInfoProto { name: Some(n.clone()), ..Default::default() }).collect()
         };
-        let body = GraphProto {
+        let mut body = GraphProto {
             input: values(&instance.input),
             output: values(&instance.output),
             node: instance.node,
@@ -321,6 +318,9 @@ impl Library {
             ..Default::default()
         };
         Graph::from_proto(body.clone()).and_then(|g| g.check()).at(place)?;
+        for node in &mut body.node {
+            node.name = Some(format!("{}/{}", call.title(), node.title()));
+        }
         for import in function.opset_import.iter().filter(|o| !domain(o.domain()).is_empty()) {
             model.import(import.domain(), import.version());
         }
@@ -356,4 +356,237 @@ fn resolve<'a>(node: &mut NodeProto, given: &dyn Fn(&str) -> Option<&'a Attribut
 /// Whether the node, or one in its subgraphs, refers to an attribute of the function around it.
 fn refers(node: &NodeProto) -> bool {
     node.attribute.iter().any(|a| !a.ref_attr_name().is_empty()) || node.subgraphs().any(|g| g.node.iter().any(refers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sketch::{self, graph, lines, model, node, subgraph};
+    use super::*;
+    use crate::model::attribute::{float, int, ints};
+    use crate::proto::OperatorSetIdProto;
+    use crate::proto::attribute_proto::AttributeType;
+
+    /// A function `my.NAME`; names are separated by spaces, imports are `domain version`.
+    fn function(
+        name: &str,
+        inputs: &str,
+        outputs: &str,
+        imports: &[(&str, i64)],
+        nodes: Vec<NodeProto>,
+    ) -> FunctionProto {
+        let names = |s: &str| s.split_whitespace().map(str::to_owned).collect();
+        let import = |(domain, version): &(&str, i64)| OperatorSetIdProto {
+            domain: Some((*domain).to_owned()),
+            version: Some(*version),
+        };
+        FunctionProto {
+            name: Some(name.into()),
+            domain: Some("my".into()),
+            input: names(inputs),
+            output: names(outputs),
+            opset_import: imports.iter().map(import).collect(),
+            node: nodes,
+            ..Default::default()
+        }
+    }
+
+    fn call(op: &str, inputs: &str, outputs: &str, attributes: &[AttributeProto]) -> NodeProto {
+        NodeProto { domain: Some("my".into()), ..node(op, inputs, outputs, attributes) }
+    }
+
+    /// An attribute that stands for one of the function.
+    fn refers_to(name: &str, to: &str, kind: AttributeType) -> AttributeProto {
+        let (name, r#type) = (Some(name.into()), Some(kind as i32));
+        AttributeProto { name, r#type, ref_attr_name: Some(to.into()), ..Default::default() }
+    }
+
+    fn with(functions: Vec<FunctionProto>, opset: i64, inputs: &str, nodes: Vec<NodeProto>, outputs: &str) -> Model {
+        let mut proto = model(opset, graph(inputs, nodes, vec![], outputs)).to_proto();
+        proto.functions = functions;
+        Model::from_proto(proto).unwrap()
+    }
+
+    #[test]
+    fn bodies_take_the_place_of_calls_with_the_attributes_of_the_call() {
+        let leaky = NodeProto {
+            name: Some("act".into()),
+            ..node("LeakyRelu", "t", "b", &[refers_to("alpha", "slope", AttributeType::Float)])
+        };
+        let mut inner = function("Act", "a", "b", &[("", 13)], vec![node("Neg", "a", "t", &[]), leaky]);
+        inner.attribute_proto = vec![float("slope", 0.5)];
+        let outer = function(
+            "Block",
+            "a scale",
+            "b",
+            &[("", 13), ("my", 1)],
+            vec![
+                call("Act", "a", "t", &[refers_to("slope", "k", AttributeType::Float)]),
+                call("Act", "t", "u", &[]),
+                node("Clip", "u scale", "b", &[]),
+            ],
+        );
+        let nodes = vec![call("Block", "x", "t", &[float("k", 2.0)]), call("Block", "t x", "y", &[])];
+        let mut m = with(vec![inner, outer], 13, "x", nodes, "y");
+        assert_eq!(sketch::run(&InlineFunctions, &mut m).unwrap(), (6, vec![]));
+        assert_eq!(
+            lines(&m.graph.to_proto()),
+            [
+                "t_4 = Neg(x)",
+                "t_2 = LeakyRelu(t_4) alpha=2",
+                "t_5 = Neg(t_2)",
+                "u = LeakyRelu(t_5) alpha=0.5",
+                "t = Clip(u, )",
+                "t_6 = Neg(t)",
+                "t_3 = LeakyRelu(t_6) alpha=0.5",
+                "t_7 = Neg(t_3)",
+                "u_2 = LeakyRelu(t_7) alpha=0.5",
+                "y = Clip(u_2, x)",
+            ]
+        );
+        let names: Vec<_> = m.graph.nodes().map(|(_, n)| n.name().to_owned()).collect();
+        assert_eq!(&names[..2], ["t/t/t", "t/t/act"]);
+        assert!(m.metadata().functions.is_empty());
+    }
+
+    #[test]
+    fn attributes_that_nobody_gives_are_left_out_and_overloads_are_told_apart() {
+        let f = |overload: &str, op: &str| FunctionProto {
+            overload: Some(overload.into()),
+            ..function(
+                "F",
+                "a",
+                "b",
+                &[("", 13)],
+                vec![node(op, "a", "b", &[refers_to("axis", "dim", AttributeType::Int)])],
+            )
+        };
+        let of = |overload: &str, inputs: &str, output: &str, attributes: &[AttributeProto]| NodeProto {
+            overload: Some(overload.into()),
+            ..call("F", inputs, output, attributes)
+        };
+        let nodes = vec![of("", "x", "t", &[int("dim", 1)]), of("log", "t", "y", &[]), of("none", "x", "z", &[])];
+        let mut m = with(vec![f("", "Softmax"), f("log", "LogSoftmax"), f("unused", "Neg")], 13, "x", nodes, "y z");
+        assert_eq!(sketch::run(&InlineFunctions, &mut m).unwrap(), (2, vec![]));
+        assert_eq!(lines(&m.graph.to_proto()), ["t = Softmax(x) axis=1", "y = LogSoftmax(t)", "z = my.F(x)"]);
+        assert_eq!(m.functions().count(), 0);
+    }
+
+    #[test]
+    fn calls_in_subgraphs_and_subgraphs_of_calls_keep_their_values_apart() {
+        // The body that the call hands over reads the caller's `a`, which is not the function's.
+        let choose = node(
+            "If",
+            "c",
+            "b",
+            &[
+                subgraph("then_branch", graph("", vec![node("Neg", "a", "t", &[])], vec![], "t")),
+                refers_to("else_branch", "other", AttributeType::Graph),
+            ],
+        );
+        let f = function("F", "c a", "b", &[("", 13)], vec![choose]);
+        let handed = subgraph("other", graph("", vec![node("Abs", "a", "t", &[])], vec![], "t"));
+        let branch = graph("", vec![call("F", "c x", "r", &[handed])], vec![], "r");
+        let nodes = vec![
+            node("Exp", "x", "a", &[]),
+            node("If", "c", "y", &[subgraph("then_branch", branch.clone()), subgraph("else_branch", branch)]),
+        ];
+        let mut m = with(vec![f], 13, "x c", nodes, "y");
+        assert_eq!(sketch::run(&InlineFunctions, &mut m).unwrap(), (2, vec![]));
+        m.graph.check().unwrap();
+        for id in m.graph.bodies() {
+            let body = m.graph.body(id).unwrap();
+            let inner: Vec<_> = body.bodies().iter().map(|&b| lines(body.body_proto(b).unwrap())[0].clone()).collect();
+            assert!(inner[0].ends_with("Neg(x)") && inner[1].ends_with("Abs(a)"), "{inner:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_raised_to_the_model_and_the_model_to_the_newest_function() {
+        let old = function(
+            "Old",
+            "a",
+            "b",
+            &[("", 12)],
+            vec![node("Squeeze", "a", "b", &[refers_to("axes", "at", AttributeType::Ints)])],
+        );
+        let new = function("New", "a", "b", &[("", 13)], vec![node("Neg", "a", "b", &[])]);
+        let nodes = vec![
+            call("Old", "x", "t", &[ints("at", &[0])]),
+            node("Squeeze", "t", "u", &[ints("axes", &[1])]),
+            call("New", "u", "y", &[]),
+        ];
+        let mut m = with(vec![old, new], 11, "x", nodes, "y");
+        assert_eq!(sketch::run(&InlineFunctions, &mut m).unwrap(), (2, vec![]));
+        assert_eq!(m.opset(), 13);
+        let got = lines(&m.graph.to_proto());
+        assert!(got.contains(&"u = Squeeze(t, [1])".to_owned()), "{got:?}");
+        assert!(got.iter().any(|l| l.starts_with("t = Squeeze(x, ") && l.contains("_axes")), "{got:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_inlined_stays_and_says_why() {
+        let circle = |name: &str, other: &str| function(name, "a", "b", &[("", 13)], vec![call(other, "a", "b", &[])]);
+        let contrib = NodeProto { domain: Some("their".into()), ..node("G", "a", "b", &[]) };
+        let theirs = function("Theirs", "a", "b", &[("their", 2)], vec![contrib]);
+        let newer = function("Newer", "a", "b", &[("", 99)], vec![node("Neg", "a", "b", &[])]);
+        let nodes = vec![
+            call("One", "x", "a", &[]),
+            call("Theirs", "a", "b", &[]),
+            call("Newer", "b", "c", &[]),
+            node("Neg", "c", "y", &[]),
+        ];
+        let functions = vec![circle("One", "Two"), circle("Two", "One"), theirs, newer];
+        let mut proto = with(functions, 13, "x", nodes, "y").to_proto();
+        proto.opset_import.push(OperatorSetIdProto { domain: Some("their".into()), version: Some(1) });
+        let mut m = Model::from_proto(proto).unwrap();
+        let before = m.to_bytes().unwrap();
+        let (changed, skipped) = sketch::run(&InlineFunctions, &mut m).unwrap();
+        let reasons: Vec<_> = skipped.iter().map(|s| s.reason.as_str()).collect();
+        assert_eq!(changed, 0);
+        assert_eq!(
+            reasons,
+            [
+                "its function calls itself",
+                "its function needs version 2 of operator set `their`, and the model imports 1",
+                "its function is of opset 99, and the model cannot be raised to 99: opset 99 is not known",
+            ]
+        );
+        assert!(m.to_bytes().unwrap() == before);
+    }
+
+    #[test]
+    fn what_would_grow_past_all_bounds_is_refused() {
+        let double = |i: usize| {
+            let next = format!("F{}", i + 1);
+            let nodes = vec![call(&next, "a", "t", &[]), call(&next, "t", "b", &[])];
+            function(&format!("F{i}"), "a", "b", &[("", 13)], nodes)
+        };
+        let mut functions: Vec<_> = (0..60).map(double).collect();
+        functions.push(function("F60", "a", "b", &[("", 13)], vec![node("Neg", "a", "b", &[])]));
+        let mut m = with(functions, 13, "x", vec![call("F0", "x", "y", &[])], "y");
+        let e = sketch::run(&InlineFunctions, &mut m).unwrap_err();
+        assert!(e.to_string().contains("its functions would become"), "{e}");
+        let chain = |i: usize| {
+            let inner = graph("", vec![call(&format!("F{}", i + 1), "a", "t", &[])], vec![], "t");
+            let choose =
+                node("If", "a", "b", &[subgraph("then_branch", inner.clone()), subgraph("else_branch", inner)]);
+            function(&format!("F{i}"), "a", "b", &[("", 13)], vec![choose])
+        };
+        let functions = (0..NESTED + 1).map(chain).collect();
+        let mut m = with(functions, 13, "x", vec![call("F0", "x", "y", &[])], "y");
+        let e = sketch::run(&InlineFunctions, &mut m).unwrap_err();
+        assert!(e.to_string().contains("its functions would become"), "{e}");
+    }
+
+    #[test]
+    fn a_body_that_reads_what_nothing_makes_is_named() {
+        let f = function("F", "a", "b", &[("", 13)], vec![node("Add", "a x", "b", &[])]);
+        let mut m = with(vec![f], 13, "x", vec![call("F", "x", "y", &[])], "y");
+        let e = sketch::run(&InlineFunctions, &mut m).unwrap_err();
+        assert!(
+            e.to_string()
+                .contains("node of `y` (my.F): function `my.F`: node of `b` (Add): reads `x`, which nothing produces"),
+            "{e}"
+        );
+    }
 }

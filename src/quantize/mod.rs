@@ -150,7 +150,8 @@ pub fn quantize(
     clock.stage("insert");
     let mut quantized = prepared.clone();
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    sign(&mut quantized, policy, &plan);
+    let counts = facts::count(&plan);
+    sign(&mut quantized, policy, &counts);
 
     clock.stage("verify");
     drop(runner);
@@ -171,7 +172,7 @@ pub fn quantize(
             verification: verification.len(),
             shared,
         }),
-        counts: facts::count(&plan),
+        counts,
         nodes,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
@@ -225,7 +226,7 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>, bool) {
 }
 
 /// Says in the model's metadata who made it and how.
-fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
+fn sign(model: &mut Model, policy: &Policy, counts: &Counts) {
     let kind = |format: crate::number::Format, symmetric: bool| {
         format!("{} {}", format.name, if symmetric { "symmetric" } else { "affine" })
     };
@@ -235,7 +236,7 @@ fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
         &format!(
             "target {}, activations {}, weights {} {}",
             policy.target.name,
-            match plan.values.is_empty() {
+            match counts.pairs == 0 {
                 true => "float".to_owned(),
                 false => format!("{} per tensor min-max", kind(policy.activations, policy.symmetric_activations)),
             },

@@ -47,7 +47,7 @@ pub fn quantize_weights(
 
     clock.stage("insert");
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    sign(&mut quantized, policy, &plan);
+    sign(&mut quantized, policy, &counts);
 
     let mut outputs = Vec::new();
     if let Some((samples, executor)) = verify {

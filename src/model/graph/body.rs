@@ -135,3 +135,112 @@ impl Graph {
         Ok(outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Tensor, Use};
+
+    fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+        NodeProto {
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|s| s.to_string()).collect(),
+            output: vec![output.into()],
+            ..Default::default()
+        }
+    }
+
+    fn value(name: &str) -> ValueInfoProto {
+        ValueInfoProto { name: Some(name.into()), ..Default::default() }
+    }
+
+    fn choice(name: &str, output: &str, bodies: &[(&str, GraphProto)]) -> NodeProto {
+        let attribute = |(name, g): &(&str, GraphProto)| AttributeProto {
+            name: Some((*name).into()),
+            g: Some(g.clone()),
+            ..Default::default()
+        };
+        let attribute = bodies.iter().map(attribute).collect();
+        NodeProto { name: Some(name.into()), attribute, ..node("If", &["c"], output) }
+    }
+
+    /// `a = Neg(x)`; an If whose branches read the constant `w`, `a`, and each a constant of its own.
+    fn graph() -> Graph {
+        let constant = |name: &str| Tensor::from_f32(vec![1], vec![1.0]).to_proto(name);
+        let inner =
+            GraphProto { node: vec![node("Add", &["t", "u"], "n")], output: vec![value("n")], ..Default::default() };
+        let deep = choice("deep", "o", &[("then_branch", inner)]);
+        let body = |own: &str| GraphProto {
+            node: vec![node("Mul", &["a", "w"], "t"), node("Add", &["t", own], "s"), deep.clone()],
+            output: vec![value("o")],
+            ..Default::default()
+        };
+        Graph::from_proto(GraphProto {
+            node: vec![
+                node("Neg", &["x"], "a"),
+                choice("if", "y", &[("then_branch", body("u")), ("else_branch", body("v"))]),
+            ],
+            initializer: vec![constant("w"), constant("u"), constant("v")],
+            input: vec![value("x"), value("c")],
+            output: vec![value("y")],
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_body_reads_what_is_around_it_and_cannot_change_it() {
+        let g = graph();
+        let body = g.body(g.bodies()[0]).unwrap();
+        body.check().unwrap();
+        assert_eq!(body.captured_values().collect::<Vec<_>>(), ["a", "c"]);
+        assert!(body.constant("w").unwrap().is_some() && body.initializers().count() == 0);
+        assert!(body.is_pinned("w") && body.is_pinned("a") && !body.is_pinned("s"));
+        // `w` is read by the other branch, `u` by the body inside the other one.
+        assert!(body.is_shared("w") && body.is_shared("u") && !g.body(g.bodies()[1]).unwrap().is_shared("v"));
+        let inner = body.body(body.bodies()[0]).unwrap();
+        assert!(inner.constant("u").unwrap().is_some());
+        assert_eq!(inner.captured_values().collect::<Vec<_>>(), ["t"]);
+        let (id, _) = inner.producer("n").unwrap();
+        assert_eq!(inner.label(id), "node `if > then_branch > deep > then_branch > n` (Add)");
+    }
+
+    #[test]
+    fn edits_of_a_body_come_back_and_free_what_it_captured() {
+        let mut g = graph();
+        let id = g.bodies()[1];
+        let fresh = g
+            .edit_body(id, |body| {
+                let (s, _) = body.producer("s").unwrap();
+                let new = Tensor::from_f32(vec![1], vec![2.0]);
+                let name = body.give_constant(Use { node: s, slot: 1 }, "v", &new)?;
+                assert_eq!(body.fresh_name("x"), "x_2");
+                body.check()?;
+                Ok(name)
+            })
+            .unwrap();
+        g.check().unwrap();
+        assert_eq!(fresh, "v_2");
+        assert!(g.initializer("v").is_none() && g.initializer("w").is_some() && g.initializer("u").is_some());
+        assert_eq!(g.body(id).unwrap().constant("v_2").unwrap().unwrap().f32s().unwrap()[..], [2.0]);
+        assert_eq!((g.fresh_name("v_2"), g.fresh_name("x")), ("v_2_2".to_owned(), "x_3".to_owned()));
+        // A value that a body deep inside reads keeps its name.
+        g.edit_body(id, |body| {
+            assert_eq!(body.captured_by("t").len(), 1);
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_failed_edit_changes_nothing() {
+        let mut g = graph();
+        let before = g.to_proto();
+        let failed = g.edit_body(g.bodies()[0], |body| {
+            body.drop_input("x");
+            body.insert(crate::model::At::End, node("Neg", &["t"], "t"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("`t` is produced twice"));
+        assert_eq!(g.to_proto(), before);
+    }
+}

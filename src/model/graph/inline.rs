@@ -31,6 +31,7 @@ impl Graph {
         if node.subgraphs().next().is_some() && self.around.path.is_empty() {
             // Names that only the node's own bodies had are free again.
             self.taken = self.every_name();
+            self.taken.extend(node.output.iter().cloned());
         }
         let mut renamed = Renamed::new();
         for (slot, formal) in body.input.iter().enumerate() {
@@ -155,5 +156,100 @@ fn rename(graph: &mut GraphProto, renamed: &Renamed, node_name: &mut impl FnMut(
         for inner in node.attribute.iter_mut().flat_map(AttributeExt::subgraphs_mut) {
             rename(inner, renamed, node_name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AttributeProto, Tensor, ValueInfoProto};
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        NodeProto {
+            name: Some(op.to_lowercase()),
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|s| s.to_string()).collect(),
+            output: outputs.iter().map(|s| s.to_string()).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn graph(inputs: &[&str], nodes: Vec<NodeProto>, outputs: &[&str]) -> GraphProto {
+        let values = |names: &[&str]| {
+            names.iter().map(|n| ValueInfoProto { name: Some(n.to_string()), ..Default::default() }).collect()
+        };
+        GraphProto { node: nodes, input: values(inputs), output: values(outputs), ..Default::default() }
+    }
+
+    fn lines(g: &Graph) -> Vec<String> {
+        let line =
+            |n: &NodeProto| format!("{}: {} = {}({})", n.name(), n.output.join(" "), n.op_type(), n.input.join(" "));
+        g.nodes().map(|(_, n)| line(n)).collect()
+    }
+
+    fn place(g: &Graph, op: &str) -> NodeId {
+        g.nodes().find(|(_, n)| n.is(op)).unwrap().0
+    }
+
+    #[test]
+    fn slots_become_names_and_taken_names_change() {
+        let outer =
+            vec![node("Neg", &["x"], &["t"]), node("Call", &["t", ""], &["y", "z", "x2"]), node("Abs", &["y"], &["w"])];
+        let mut g = Graph::from_proto(graph(&["x"], outer, &["w", "z", "x2"])).unwrap();
+        let mut body = graph(
+            &["a", "b"],
+            vec![node("Neg", &["a", "b", "k"], &["t"]), node("Exp", &["t"], &["w"])],
+            &["w", "w", "a"],
+        );
+        body.initializer = vec![Tensor::from_f32(vec![], vec![1.0]).to_proto("k")];
+        let call = place(&g, "Call");
+        let inlined = g.inline(call, body).unwrap();
+        g.check().unwrap();
+        assert_eq!(
+            lines(&g),
+            [
+                "neg: t = Neg(x)",
+                "neg_2: t_2 = Neg(t  k)",
+                "exp: y = Exp(t_2)",
+                "z_identity: z = Identity(y)",
+                "x2_identity: x2 = Identity(t)",
+                "abs: w = Abs(y)",
+            ]
+        );
+        assert_eq!((inlined.nodes.len(), &inlined.renamed["t"][..], &inlined.renamed["w"][..]), (4, "t_2", "y"));
+        assert_eq!(g.build_index().unwrap(), g.index);
+    }
+
+    #[test]
+    fn a_branch_keeps_the_names_that_only_it_has() {
+        let inner = |op: &str| graph(&[], vec![node(op, &["h"], &["i"])], &["i"]);
+        let holds = |name: &str, g| AttributeProto { name: Some(name.into()), g: Some(g), ..Default::default() };
+        let mut deep = node("If", &["c"], &["o"]);
+        deep.attribute = vec![holds("then_branch", inner("Neg")), holds("else_branch", inner("Abs"))];
+        let branch = |op: &str| graph(&[], vec![node(op, &["x"], &["h"]), deep.clone()], &["o"]);
+        let mut choice = node("If", &["c"], &["y"]);
+        choice.attribute = vec![holds("then_branch", branch("Exp")), holds("else_branch", branch("Log"))];
+        let mut g = Graph::from_proto(graph(&["x", "c"], vec![choice], &["y"])).unwrap();
+        for name in ["else_branch", "then_branch"] {
+            let id = place(&g, "If");
+            let body = NodeExt::attribute(g.node(id).unwrap(), name).unwrap().g.clone().unwrap();
+            let inlined = g.inline(id, body).unwrap();
+            assert!(inlined.renamed.values().all(|n| n == "y"), "{:?}", inlined.renamed);
+            g.check().unwrap();
+        }
+        assert_eq!(lines(&g), ["log: h = Log(x)", "neg: y = Neg(h)"]);
+    }
+
+    #[test]
+    fn renaming_reaches_subgraphs() {
+        let inner = graph(&[], vec![node("Neg", &["t"], &["i"])], &["i"]);
+        let mut choice = node("If", &["c"], &["y"]);
+        choice.attribute =
+            vec![AttributeProto { name: Some("then_branch".into()), g: Some(inner), ..Default::default() }];
+        let mut g = Graph::from_proto(graph(&["x", "c"], vec![node("Neg", &["x"], &["t"]), choice], &["y"])).unwrap();
+        g.rename(&[("t".to_owned(), "fresh".to_owned())].into()).unwrap();
+        g.check().unwrap();
+        assert_eq!(g.captured_by("fresh").len(), 1);
+        assert_eq!(g.own_values(), ["x", "c", "fresh", "y"]);
     }
 }
