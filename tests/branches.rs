@@ -229,6 +229,17 @@ fn with_loop() -> Model {
 }
 
 #[test]
+fn a_loop_starts_afresh_with_each_sample() {
+    let float = with_loop();
+    let samples = noise_samples(SHAPE, 3);
+    let together = common::run(&float, &samples);
+    for (i, outputs) in together.iter().enumerate() {
+        let alone = InMemory(vec![samples.get(i).unwrap()]);
+        assert_eq!(common::run(&float, &alone)[0], *outputs, "sample {i}");
+    }
+}
+
+#[test]
 fn the_body_of_a_loop_stays_float_unless_only_weights_are_stored() {
     let float = with_loop();
     let samples = noise_samples(SHAPE, 12);
