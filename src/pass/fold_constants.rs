@@ -10,8 +10,12 @@ use crate::proto::{GraphProto, ModelProto, TypeProto, type_proto};
 use crate::sample::Sample;
 
 /// Results larger than this, in bytes, are only kept when they are not larger than what they were computed from:
-/// a model must not grow by its Expand and Tile nodes, nor by constants that several bodies capture and reshape.
+/// a model must not grow by its Expand and Tile nodes.
 const LARGE: usize = 1 << 16;
+
+/// The same where a body computes from a constant that something outside of the body reads too: that stays, and each
+/// body that does so would hold a copy.
+const LARGE_COPY: usize = 1 << 10;
 
 /// Operators that engines compute as the specification says, and that exporters leave between constants.
 const FOLDED: &[&str] = &[
@@ -203,11 +207,12 @@ fn take_over(
     for &id in nodes {
         let Some(node) = graph.node(id) else { continue };
         let bytes = |name: &String| graph.initializer(name).and_then(|t| Tensor::from_proto(t).ok());
-        let own = node.input.iter().filter(|n| !graph.is_shared(n));
-        let source: usize = own.filter_map(bytes).map(|t| t.bytes().len()).sum();
+        let source: usize = node.input.iter().filter_map(bytes).map(|t| t.bytes().len()).sum();
+        let shared = node.input.iter().any(|n| graph.is_shared(n));
+        let most = if shared { LARGE_COPY } else { LARGE.max(source) };
         let outputs: Vec<(String, Option<&Tensor>)> =
             node.output.iter().filter(|n| !n.is_empty()).map(|n| (n.clone(), results.get(n))).collect();
-        let fits = |t: &Tensor| t.bytes().len() <= LARGE.max(source);
+        let fits = |t: &Tensor| t.bytes().len() <= most;
         // Where an input was too large to be kept, this node still computes from what is there.
         let ready = node.input.iter().all(|n| n.is_empty() || graph.initializer(n).is_some());
         let output_of_graph = outputs.iter().any(|(n, _)| graph.is_output(n));
