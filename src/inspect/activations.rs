@@ -86,7 +86,7 @@ fn collect(graph: &Graph, values: &mut Vec<Candidate>) -> Result<()> {
                 collect(&graph.body(body)?, values)?;
             }
         }
-        for value in node.output.iter().filter(|o| !o.is_empty()) {
+        for value in node.output.iter().filter(|o| !o.is_empty() && !node.is("Constant")) {
             values.push(Candidate { value: value.clone(), node: graph.path(node), operator: node.operator() });
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::super::index::captures_of;
 use super::{Graph, GraphProto, NodeExt, NodeId, NodeProto, TensorProto, ValueInfoProto};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{AttributeExt, AttributeProto};
+use crate::model::{AttributeExt, AttributeProto, Tensor};
 
 /// A subgraph of a node. Stays valid while the node keeps its attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,8 @@ pub(super) struct Around {
     pub constants: BTreeMap<String, TensorProto>,
     /// Those of them that something else reads too.
     pub shared: BTreeSet<String>,
+    /// Constants to be added to the graph that has the named one.
+    pub added: Vec<(String, TensorProto)>,
     /// All other values, with what is stated of their types.
     pub values: BTreeMap<String, Option<ValueInfoProto>>,
 }
@@ -81,6 +83,27 @@ impl Graph {
         self.around.shared.contains(name)
     }
 
+    /// Adds a constant under a fresh name like `base`, and says which: to the graph that holds the constant `beside` where
+    /// that is shared, else to this one.
+    pub fn add_constant_beside(&mut self, beside: &str, base: &str, value: &Tensor) -> String {
+        if !self.is_shared(beside) {
+            return self.add_constant(base, value);
+        }
+        let name = self.fresh_name(base);
+        let tensor = value.to_proto(&name);
+        self.capture_constant(&tensor);
+        self.around.added.push((beside.to_owned(), tensor));
+        name
+    }
+
+    /// Lets a body read a constant of a graph around it, which it did not capture when it was lent out.
+    pub fn capture_constant(&mut self, tensor: &TensorProto) {
+        if self.initializer(tensor.name()).is_none() {
+            self.around.constants.insert(tensor.name().to_owned(), tensor.clone());
+            self.touch();
+        }
+    }
+
     /// A copy of a body, as a graph of its own.
     ///
     /// What it captures counts as known: constants can be read as if they were initializers of the body, and all names
@@ -127,6 +150,14 @@ impl Graph {
                 *place = proto;
             }
         })?;
+        for (beside, tensor) in body.around.added {
+            if self.index.initializer.contains_key(&beside) {
+                self.set_initializer(tensor);
+            } else {
+                self.capture_constant(&tensor);
+                self.around.added.push((beside, tensor));
+            }
+        }
         for name in body.around.constants.keys() {
             if self.uses(name).is_empty() && !self.is_pinned(name) {
                 self.drop_initializer(name);
@@ -139,7 +170,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Tensor, Use};
+    use crate::model::Use;
 
     fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
         NodeProto {
@@ -230,6 +261,43 @@ mod tests {
             Ok(())
         })
         .unwrap();
+    }
+
+    #[test]
+    fn what_is_added_beside_a_shared_constant_lies_where_that_does() {
+        let mut g = graph();
+        let new = Tensor::from_f32(vec![1], vec![3.0]);
+        let (then, other) = (g.bodies()[0], g.bodies()[1]);
+        let read = |body: &mut Graph, value: &str, name: &str| {
+            let (id, _) = body.producer(value).unwrap();
+            body.set_input(Use { node: id, slot: 1 }, name)
+        };
+        let add = |body: &mut Graph| {
+            let deep = body.bodies()[0];
+            // From the innermost graph, past the one around it.
+            let name = body.edit_body(deep, |inner| {
+                let name = inner.add_constant_beside("u", "k", &new);
+                read(inner, "n", &name)?;
+                inner.check()?;
+                Ok(name)
+            })?;
+            body.check()?;
+            Ok(name)
+        };
+        let name = g.edit_body(then, add).unwrap();
+        g.check().unwrap();
+        assert_eq!(g.constant(&name).unwrap().unwrap(), new);
+        let tensor = g.initializer(&name).unwrap().clone();
+        g.edit_body(other, |body| {
+            body.capture_constant(&tensor);
+            read(body, "s", &name)?;
+            assert_eq!(body.add_constant_beside("v", "own", &new), "own");
+            body.check()
+        })
+        .unwrap();
+        g.check().unwrap();
+        assert_eq!(g.captured_by(&name).len(), 1);
+        assert!(g.initializer("own").is_none() && g.body(other).unwrap().initializer("own").is_some());
     }
 
     #[test]
