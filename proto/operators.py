@@ -53,7 +53,14 @@ def parameter(p, together):
     return f"{p.name}{mark}:{p.type_str if p.is_homogeneous else 'any'}"
 
 
+def least(parameters):
+    """How few values the parameters take, as src/schema/mod.rs counts them."""
+    needed = {OPTION.Single: lambda p: 1, OPTION.Variadic: lambda p: p.min_arity}
+    return max((i + needed[p.option](p) for i, p in enumerate(parameters) if p.option in needed), default=0)
+
+
 def parameters(schema):
+    assert (least(schema.inputs), least(schema.outputs)) == (schema.min_input, schema.min_output), schema
     counts = range(schema.min_output, min(schema.max_output, 9) + 1)
     refused = [n for n in counts if not schema.deprecated and "not in allowed output" in complaint(schema, n, {})]
     assert refused in ([], [*counts][1:-1]), schema

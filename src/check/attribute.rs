@@ -83,7 +83,9 @@ impl<'m> Checker<'m> {
         }
         let why = match around.function {
             None => "of a function, and is in none",
-            Some(f) if f.attribute.iter().all(|a| a != meant) && f.attribute_proto.iter().all(|a| a.name() != meant) => {
+            Some(f)
+                if f.attribute.iter().all(|a| a != meant) && f.attribute_proto.iter().all(|a| a.name() != meant) =>
+            {
                 "of the function, which has no such attribute"
             }
             Some(_) => return,

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::graph::{Around, Scope};
-use super::{Checker, Imports, Place, normal, rules};
+use super::model::{Imports, normal};
+use super::{Checker, Place, count, rules};
 use crate::model::{ModelProto, NodeExt, NodeProto};
 use crate::proto::FunctionProto;
 use crate::schema;
@@ -64,7 +65,8 @@ impl<'m> Checker<'m> {
             scope.note(input, scope.declared(input));
         }
         let attributes = f.attribute.iter().map(String::as_str).chain(f.attribute_proto.iter().map(|a| a.name()));
-        for (what, twice) in [("output", repeated(f.output.iter().map(String::as_str))), ("attribute", repeated(attributes))]
+        for (what, twice) in
+            [("output", repeated(f.output.iter().map(String::as_str))), ("attribute", repeated(attributes))]
         {
             for name in twice {
                 self.add(&rules::FUNCTION, place, format!("{what} `{name}` of the function stands twice"));
@@ -77,8 +79,9 @@ impl<'m> Checker<'m> {
                 self.add(&rules::FUNCTION_OPSET, place, why);
             }
         }
-        let captured = self.nodes(&f.node, Some(place), &mut scope, &Around::function(&imports, f));
+        let mut captured = self.nodes(&f.node, Some(place), &mut scope, &Around::function(&imports, f));
         for output in f.output.iter().filter(|o| !scope.names.has(o)) {
+            captured.faulty = true;
             self.add(&rules::FUNCTION, place, format!("nothing produces the output `{output}` of the function"));
         }
         self.unused(&f.node, Some(place), &captured, f.output.iter().map(String::as_str).collect());
@@ -88,10 +91,10 @@ impl<'m> Checker<'m> {
     pub(super) fn call(&mut self, node: &NodeProto, f: &FunctionProto, place: &Place<'_>) {
         let op = node.operator();
         for (what, given, declared) in
-            [("inputs", node.input.len(), f.input.len()), ("outputs", node.output.len(), f.output.len())]
+            [("input", node.input.len(), f.input.len()), ("output", node.output.len(), f.output.len())]
         {
             if given > declared {
-                let why = format!("the function `{op}` has {declared} {what}, and the node {given}");
+                let why = format!("the function `{op}` has {}, and the node {given}", count(declared, what));
                 self.add(&rules::CALL, place, why);
             }
         }

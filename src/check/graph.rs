@@ -3,7 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
-use super::{Checker, DEEPEST, Imports, Place, rules};
+use super::model::Imports;
+use super::{Checker, DEEPEST, Place, rules};
 use crate::model::{DataType, GraphProto, NameFault, Names, NodeExt, NodeProto, TensorProto, ValueInfoProto};
 use crate::proto::tensor_shape_proto::dimension::Value as Dim;
 use crate::proto::{FunctionProto, TypeProto, type_proto};
@@ -126,7 +127,7 @@ impl<'m> Checker<'m> {
         for value in &graph.output {
             let place = Place::inside(place, value.name());
             self.value(value, "output", main, &place);
-            self.fault(scope.names.output(value.name()), &place);
+            captured.faulty |= self.fault(scope.names.output(value.name()), &place);
             if !outputs.insert(value.name()) {
                 self.add(&rules::OUTPUT_TWICE, &place, "it is listed twice among the outputs");
             }
@@ -134,16 +135,19 @@ impl<'m> Checker<'m> {
         self.unused(&graph.node, place, &captured, outputs.clone());
         let reads = graph.node.iter().flat_map(|n| &n.input).map(String::as_str);
         let used: HashSet<&str> = reads.chain(captured.all()).chain(outputs.iter().copied()).collect();
-        for tensor in graph.initializer.iter().filter(|t| !used.contains(t.name())) {
-            self.add(&rules::UNUSED_INITIALIZER, &Place::inside(place, tensor.name()), "nothing reads the initializer");
+        let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
+        for name in graph.initializer.iter().chain(sparse).map(|t| t.name()).filter(|n| !used.contains(n)) {
+            if !name.is_empty() {
+                self.add(&rules::UNUSED_INITIALIZER, &Place::inside(place, name), "nothing reads the initializer");
+            }
         }
         captured.from_around.extend(outputs.into_iter().filter(|o| !scope.names.has(o)));
         captured.from_around
     }
 
-    /// Tells of a broken rule of names.
-    pub(super) fn fault(&mut self, fault: Option<NameFault<'_>>, place: &Place<'_>) {
-        let Some(fault) = fault else { return };
+    /// Tells of a broken rule of names; returns whether there is one.
+    pub(super) fn fault(&mut self, fault: Option<NameFault<'_>>, place: &Place<'_>) -> bool {
+        let Some(fault) = fault else { return false };
         let rule = match fault {
             NameFault::InputTwice(_) | NameFault::InitializerTwice(_) | NameFault::MadeTwice(_) => &rules::NAME_TWICE,
             NameFault::Shadows(_) => &rules::SHADOWING,
@@ -152,6 +156,7 @@ impl<'m> Checker<'m> {
             NameFault::OutputMissing(_) | NameFault::OutputFromAround(_) => &rules::GRAPH_OUTPUT,
         };
         self.add(rule, place, fault.to_string());
+        true
     }
 
     fn initializers(&mut self, graph: &'m GraphProto, place: Option<&Place<'_>>, scope: &mut Scope<'_, 'm>) {
@@ -171,7 +176,11 @@ impl<'m> Checker<'m> {
             if let (Some(stated), Some(held)) = (stated, scope.kind(name))
                 && stated != held
             {
-                self.add(&rules::TYPE, &place, format!("the input is stated as {stated}, and its initializer is {held}"));
+                self.add(
+                    &rules::TYPE,
+                    &place,
+                    format!("the input is stated as {stated}, and its initializer is {held}"),
+                );
             }
         }
         for sparse in &graph.sparse_initializer {
@@ -207,9 +216,7 @@ impl<'m> Checker<'m> {
                 self.add(&rules::NODE_NAME, &place, "another node has the same name");
             }
             for name in node.input.iter().map(String::as_str) {
-                let fault = scope.names.read(name, || later(name));
-                captured.unordered |= matches!(fault, Some(NameFault::TooEarly(_)));
-                self.fault(fault, &place);
+                captured.faulty |= self.fault(scope.names.read(name, || later(name)), &place);
                 if !name.is_empty() && !scope.names.has(name) {
                     captured.from_around.insert(name);
                 }
@@ -220,7 +227,7 @@ impl<'m> Checker<'m> {
                 captured.by_node.insert(i, inner);
             }
             for name in node.output.iter().map(String::as_str) {
-                self.fault(scope.names.make(name), &place);
+                captured.faulty |= self.fault(scope.names.make(name), &place);
             }
         }
         captured
@@ -234,7 +241,7 @@ impl<'m> Checker<'m> {
         captured: &Captured<'m>,
         mut needed: HashSet<&'m str>,
     ) {
-        if captured.unordered {
+        if captured.faulty {
             return;
         }
         let mut unused = Vec::new();
@@ -264,15 +271,29 @@ impl<'m> Checker<'m> {
         let (element, shape) = match kind {
             type_proto::Value::TensorType(t) => (t.elem_type, Some(&t.shape)),
             type_proto::Value::SparseTensorType(t) => (t.elem_type, Some(&t.shape)),
-            type_proto::Value::OptionalType(o) => return if o.elem_type.is_none() { miss("element type") },
-            type_proto::Value::SequenceType(s) => return if s.elem_type.is_none() { miss("element type") },
+            type_proto::Value::OptionalType(o) => {
+                return if o.elem_type.is_none() {
+                    miss("element type")
+                };
+            }
+            type_proto::Value::SequenceType(s) => {
+                return if s.elem_type.is_none() {
+                    miss("element type")
+                };
+            }
             type_proto::Value::MapType(m) => {
                 if m.key_type.is_none() {
                     miss("key type");
                 }
-                return if m.value_type.is_none() { miss("value type") };
+                return if m.value_type.is_none() {
+                    miss("value type")
+                };
             }
-            type_proto::Value::OpaqueType(o) => return if o.name().is_empty() { miss("name of its opaque type") },
+            type_proto::Value::OpaqueType(o) => {
+                return if o.name().is_empty() {
+                    miss("name of its opaque type")
+                };
+            }
         };
         if element.is_none_or(|e| e == 0) {
             miss("element type");
@@ -299,8 +320,8 @@ pub(super) struct Captured<'m> {
     pub from_around: HashSet<&'m str>,
     /// What the subgraphs of a node read from this graph and those around it, by the node's place.
     by_node: HashMap<usize, HashSet<&'m str>>,
-    /// Whether a node stands before one that it reads from.
-    unordered: bool,
+    /// Whether a rule of names is broken, so that nothing can be said of what is needed.
+    pub faulty: bool,
 }
 
 impl<'m> Captured<'m> {

@@ -18,7 +18,7 @@
 //! | functions | `function`, `function-cycle`, `function-opset`, `call` |
 //! | quantization | `scale`, `quantization-parameters`, `zero-point` |
 //!
-//! Warnings are allowed, and seldom meant: `scalar-scale`, `runtime`, `newer`, `experimental`, `domain-spelling`,
+//! Warnings are allowed, and seldom meant: `scalar-scale`, `runtime`, `import-twice`, `newer`, `experimental`, `domain-spelling`,
 //! `node-name`, `output-twice`, `dimension`, `unused-initializer`, `unused-node`, `unused-functions`, `not-finite`,
 //! `link`.
 //!
@@ -56,6 +56,7 @@
 mod attribute;
 mod function;
 mod graph;
+mod model;
 mod node;
 mod quantized;
 mod rules;
@@ -63,7 +64,7 @@ mod tensor;
 mod types;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -71,9 +72,8 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::model::{External, Model, ModelProto};
-use crate::proto::{FunctionProto, OperatorSetIdProto};
+use crate::proto::FunctionProto;
 use crate::report::printable;
-use crate::schema;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -122,7 +122,7 @@ pub struct Findings {
 
 /// Findings beyond this many are counted and not kept: a model may be wrong in every byte.
 const KEPT: usize = 10_000;
-/// Messages and the names in places are not longer than this, in characters.
+/// Messages and places are not longer than this, in characters.
 const LONGEST: usize = 400;
 /// How deep subgraphs may be nested. Protobuf's own limit of 100 messages ends at 33.
 const DEEPEST: usize = 64;
@@ -151,7 +151,8 @@ pub fn check(model: &ModelProto, file: Option<&Path>) -> Findings {
         folder: file.and_then(Path::parent),
         found: Findings::default(),
         values: Vec::new(),
-        links: Default::default(),
+        links: HashSet::new(),
+        missing: HashSet::new(),
         spelled_out: false,
     };
     checker.model(model);
@@ -171,7 +172,9 @@ struct Checker<'m> {
     /// The float tensors, to be read at the end.
     values: Vec<values::Numbers<'m>>,
     /// The links that were told of.
-    links: std::collections::HashSet<&'m str>,
+    links: HashSet<&'m str>,
+    /// The domains that were told to be missing, by the function that does not import them.
+    missing: HashSet<(Option<function::Id<'m>>, &'m str)>,
     /// Whether it was told that a domain is written `ai.onnx`.
     spelled_out: bool,
 }
@@ -199,41 +202,22 @@ impl fmt::Display for Place<'_> {
         if let Some(outer) = self.outer {
             write!(f, "{outer} > ")?;
         }
-        f.write_str(&shown(self.name))
+        f.write_str(&if self.name.is_empty() { "(no name)".to_owned() } else { shown(self.name) })
     }
 }
 
-/// Text as it may be shown: control characters as escapes, and not too long.
+/// Text as it may be shown: control characters as escapes, and the beginning and the end of what is too long.
 fn shown(text: &str) -> String {
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => printable(&text[..end]) + "…",
-        None => printable(text),
+    let half = LONGEST / 2;
+    match (text.char_indices().nth(half), text.char_indices().nth_back(half)) {
+        (Some((head, _)), Some((tail, _))) if head < tail => printable(&text[..head]) + "…" + &printable(&text[tail..]),
+        _ => printable(text),
     }
 }
 
-/// The versions of operator sets that a model or function imports, by domain; that of ONNX is the empty one.
-#[derive(Default)]
-struct Imports<'m>(HashMap<&'m str, i64>);
-
-impl<'m> Imports<'m> {
-    fn of(list: &'m [OperatorSetIdProto]) -> Imports<'m> {
-        let mut imports = Imports::default();
-        for import in list {
-            // The specification binds nodes to the highest version.
-            let version = imports.0.entry(normal(import.domain())).or_insert(import.version());
-            *version = import.version().max(*version);
-        }
-        imports
-    }
-
-    fn version(&self, domain: &str) -> Option<i64> {
-        self.0.get(normal(domain)).copied()
-    }
-}
-
-/// A domain by its one name: `ai.onnx` is the empty one.
-fn normal(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
+/// A number of things: `1 input`, `2 inputs`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 impl<'m> Checker<'m> {
@@ -250,85 +234,13 @@ impl<'m> Checker<'m> {
             self.found.findings.push(Finding {
                 severity: rule.severity,
                 rule: rule.name,
-                place: place.to_string(),
+                place: shown(&place.to_string()),
                 message: shown(message.as_ref()),
                 hint: hint.to_owned(),
             });
         }
     }
-
-    fn model(&mut self, model: &'m ModelProto) {
-        let place = Place::new("model");
-        self.ir_version(&place);
-        self.opset_imports(model, &place);
-        let mut keys = std::collections::HashSet::new();
-        for key in model.metadata_props.iter().map(|p| p.key()).filter(|k| !keys.insert(*k)) {
-            self.add(&rules::METADATA, &place, format!("two entries of its metadata have the key `{key}`"));
-        }
-        let mut imports = Imports::of(&model.opset_import);
-        if self.ir < 3 && imports.0.is_empty() {
-            imports.0.insert("", 1);
-        }
-        self.functions = model.functions.iter().map(|f| (function::id_of(f), f)).collect();
-        match &model.graph {
-            Some(graph) => drop(self.graph(graph, None, None, &graph::Around::model(&imports))),
-            None => self.add(&rules::NO_GRAPH, &place, "it has no graph"),
-        }
-        self.model_functions(model, imports);
-    }
-
-    fn ir_version(&mut self, place: &Place<'_>) {
-        let newest = crate::proto::Version::IrVersion as i64;
-        match self.ir {
-            0 => self.add(&rules::IR_VERSION, place, "it states no IR version"),
-            ..0 => self.add(&rules::IR_VERSION, place, format!("{} is no IR version", self.ir)),
-            ir if ir > newest => {
-                let why = format!("IR version {ir} is newer than {newest}, the newest that is known");
-                self.add_with_hint(&rules::IR_VERSION, place, why, rules::NEWER.hint);
-            }
-            ir if ir > RUNTIME_IR => {
-                let why = format!("IR version {ir} is newer than {RUNTIME_IR}, the newest that ONNX Runtime 1.31 reads");
-                self.add(&rules::RUNTIME, place, why);
-            }
-            _ => {}
-        }
-    }
-
-    fn opset_imports(&mut self, model: &ModelProto, place: &Place<'_>) {
-        let imports = &model.opset_import;
-        match (self.ir, imports.is_empty()) {
-            (3.., true) => self.add(&rules::OPSET_IMPORT, place, "it imports no operator set"),
-            (..3, false) => {
-                let why = format!("it imports operator sets, which IR version {} does not know", self.ir);
-                self.add(&rules::OPSET_IMPORT, place, why);
-            }
-            _ => {}
-        }
-        let mut versions = HashMap::new();
-        for import in imports {
-            let (domain, version) = (normal(import.domain()), import.version());
-            let name = if domain.is_empty() { "ai.onnx" } else { domain };
-            if !(1..=i64::from(i32::MAX)).contains(&version) {
-                self.add(&rules::OPSET_IMPORT, place, format!("{version} is no version of domain `{name}`"));
-                continue;
-            }
-            if versions.insert(domain, version).is_some_and(|before| before != version) {
-                self.add(&rules::OPSET_IMPORT, place, format!("it imports two versions of domain `{name}`"));
-            }
-            let Some(known) = schema::domain(domain) else { continue };
-            if version > known.newest {
-                let why = format!("it imports version {version} of domain `{name}`; {} is checked", known.newest);
-                self.add(&rules::NEWER, place, why);
-            } else if domain.is_empty() && !RUNTIME_OPSETS.contains(&version) {
-                let (oldest, newest) = (RUNTIME_OPSETS.start(), RUNTIME_OPSETS.end());
-                let why = format!("ONNX Runtime 1.31 reads opset {oldest} to {newest}, and the model states {version}");
-                self.add(&rules::RUNTIME, place, why);
-            }
-        }
-    }
 }
 
-/// The opsets of ONNX's own domain that ONNX Runtime 1.31 reads: it promises nothing below 7, and refuses those past 26.
-const RUNTIME_OPSETS: std::ops::RangeInclusive<i64> = 7..=26;
-/// The newest IR version that ONNX Runtime 1.31 reads.
-const RUNTIME_IR: i64 = 13;
+#[cfg(test)]
+mod tests;

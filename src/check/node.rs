@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::graph::{Around, Scope};
-use super::{Checker, Place, function, normal, rules};
+use super::model::normal;
+use super::{Checker, Place, count, function, rules};
 use crate::model::{AttributeProto, NodeExt, NodeProto};
 use crate::proto::attribute_proto::AttributeType;
 use crate::schema::{self, Arity, Parameter, Version};
@@ -51,11 +52,17 @@ impl<'m> Checker<'m> {
     }
 
     /// What ONNX says of the node's operator; `None` where it says nothing, or nothing good.
-    fn version(&mut self, node: &NodeProto, place: &Place<'_>, around: &Around<'_, 'm>) -> Option<&'static Version> {
+    fn version(&mut self, node: &'m NodeProto, place: &Place<'_>, around: &Around<'_, 'm>) -> Option<&'static Version> {
         let (domain, op) = (normal(node.domain()), node.op_type());
         let Some(opset) = around.imports.version(domain) else {
-            let name = if domain.is_empty() { "ai.onnx" } else { domain };
-            self.add(&rules::DOMAIN, place, format!("the node is of domain `{name}`, which is not imported"));
+            if self.missing.insert((around.function.map(function::id_of), domain)) {
+                let (name, who) = (
+                    if domain.is_empty() { "ai.onnx" } else { domain },
+                    if around.function.is_some() { "function" } else { "model" },
+                );
+                let why = format!("the node is of domain `{name}`, which the {who} does not import");
+                self.add(&rules::DOMAIN, place, why);
+            }
             return None;
         };
         if domain != node.domain() && !std::mem::replace(&mut self.spelled_out, true) {
@@ -76,8 +83,9 @@ impl<'m> Checker<'m> {
         let operator = known.operator(op);
         match operator.and_then(|o| o.at(opset)) {
             Some(version) if version.deprecated => {
-                let (op, gone) = (node.operator(), version.since);
-                self.add(&rules::OPERATOR, place, format!("`{op}` was removed in opset {gone}, and {opset} is imported"));
+                let (op, since) = (node.operator(), version.since);
+                let why = format!("`{op}` is deprecated since opset {since}, and {opset} is imported");
+                self.add(&rules::OPERATOR, place, why);
                 None
             }
             Some(version) => Some(version),
@@ -113,10 +121,15 @@ impl<'m> Checker<'m> {
                 continue;
             };
             let (name, kind) = (expected.name, name_of(expected.kind));
-            if a.r#type() != expected.kind {
+            let stated = a.r#type.is_some_and(|t| AttributeType::try_from(t).is_ok());
+            if a.r#type() != expected.kind && (stated || self.ir < 2) {
                 let found = name_of(a.r#type());
-                self.add(&rules::ATTRIBUTE_TYPE, place, format!("attribute `{name}` of {op} is {kind}, and not {found}"));
-            } else if a.ref_attr_name().is_empty() && is_absent(a, expected.kind) {
+                self.add(
+                    &rules::ATTRIBUTE_TYPE,
+                    place,
+                    format!("attribute `{name}` of {op} is {kind}, and not {found}"),
+                );
+            } else if stated && a.ref_attr_name().is_empty() && is_absent(a, expected.kind) {
                 self.add(&rules::ATTRIBUTE, place, format!("attribute `{name}` holds no {kind}"));
             }
         }
@@ -132,26 +145,26 @@ impl<'m> Checker<'m> {
         let body = |name: &str| NodeExt::attribute(node, name).and_then(|a| a.g.as_ref());
         let mut wrong = |name: &str, what: &str, found: usize, wanted: usize| {
             if found != wanted {
-                let why = format!("`{name}` has {found} {what}, and {wanted} are wanted here");
+                let why = format!("`{name}` has {}, and needs {wanted} here", count(found, what));
                 self.add(&rules::SUBGRAPH, place, why);
             }
         };
         if node.is("If") {
             for name in ["then_branch", "else_branch"] {
                 let Some(g) = body(name) else { continue };
-                wrong(name, "inputs", g.input.len(), 0);
-                wrong(name, "outputs", g.output.len(), outputs);
+                wrong(name, "input", g.input.len(), 0);
+                wrong(name, "output", g.output.len(), outputs);
             }
         } else if node.is("Loop") {
             let Some(g) = body("body") else { return };
-            wrong("body", "inputs", g.input.len(), node.input.len().max(2));
-            wrong("body", "outputs", g.output.len(), outputs + 1);
+            wrong("body", "input", g.input.len(), node.input.len().max(2));
+            wrong("body", "output", g.output.len(), outputs + 1);
         } else if node.is("Scan") {
             // In opset 8 the first input is the lengths of the sequences, which do not go into the body.
             let first = usize::from(version.since < 9);
             let Some(g) = body("body") else { return };
-            wrong("body", "inputs", g.input.len(), node.input.len().saturating_sub(first));
-            wrong("body", "outputs", g.output.len(), outputs);
+            wrong("body", "input", g.input.len(), node.input.len().saturating_sub(first));
+            wrong("body", "output", g.output.len(), outputs);
         }
     }
 }
@@ -162,15 +175,15 @@ fn misfit(parameters: &[Parameter], values: &[String], what: &str) -> Option<Str
     let found = values.len();
     if found < least || most.is_some_and(|most| found > most) {
         let range = match most {
-            Some(most) if most == least => format!("{least}"),
-            Some(most) => format!("{least} to {most}"),
-            None => format!("{least} or more"),
+            Some(most) if most == least => count(least, what),
+            Some(most) => format!("{least} to {}", count(most, what)),
+            None => format!("{} or more", count(least, what)),
         };
-        return Some(format!("has {range} {what}s, and the node {found}"));
+        return Some(format!("has {range}, and the node {found}"));
     }
-    let together = parameters.iter().filter(|p| p.arity == Arity::Together).count();
-    if together > 0 && found != parameters.len() && found > parameters.len() - together {
-        return Some(format!("has {} or {} {what}s, and the node {found}", parameters.len() - together, parameters.len()));
+    let alone = parameters.iter().filter(|p| p.arity != Arity::Together).count();
+    if found > alone && found < parameters.len() {
+        return Some(format!("has {alone} or {}, and the node {found}", count(parameters.len(), what)));
     }
     let empty = parameters.iter().zip(values).find(|(p, v)| p.arity == Arity::One && v.is_empty());
     empty.map(|(p, _)| format!("needs its {what} `{}`, which is left empty", p.name))

@@ -56,7 +56,9 @@ impl<'m> Checker<'m> {
         let name = dtype_name(dtype);
         match fields {
             [] if elements == 0 => return,
-            [] => return self.add(&rules::TENSOR_DATA, place, format!("the tensor has {elements} elements and no data")),
+            [] => {
+                return self.add(&rules::TENSOR_DATA, place, format!("the tensor has {elements} elements and no data"));
+            }
             [_, _, ..] => {
                 let why = format!("the tensor has data in `{}` and in `{}`", fields[0], fields[1]);
                 return self.add(&rules::TENSOR_DATA, place, why);
@@ -66,13 +68,13 @@ impl<'m> Checker<'m> {
             }
             [_] => {}
         }
-        let (field, stored, wanted) = match &t.raw_data {
+        let (field, unit, stored, wanted) = match &t.raw_data {
             Some(raw) if !raw.is_empty() => {
                 let Some(bits) = bits(dtype) else {
                     let why = format!("{name} cannot be stored in `raw_data`, but in `string_data`");
                     return self.add(&rules::TENSOR_DATA, place, why);
                 };
-                ("bytes in `raw_data`", raw.len(), u128::from(elements) * u128::from(bits))
+                ("raw_data", "bytes", raw.len(), u128::from(elements) * u128::from(bits))
             }
             _ => {
                 let (field, found, per) = typed(t, dtype);
@@ -83,12 +85,15 @@ impl<'m> Checker<'m> {
                 if six_bits(dtype) && t.int32_data.iter().any(|x| !(0..64).contains(x)) {
                     self.add(&rules::TENSOR_DATA, place, format!("{name} in `int32_data` has six bits, and no more"));
                 }
-                ("numbers", found, u128::from(elements) * u128::from(per))
+                (field, "numbers", found, u128::from(elements) * u128::from(per))
             }
         };
         let wanted = wanted.div_ceil(8);
         if wanted != stored as u128 {
-            let why = format!("the tensor has {stored} {field}, and {name} of shape {:?} needs {wanted}", Shape(t));
+            let why = format!(
+                "the tensor has {stored} {unit} in `{field}`, and {name} of shape {:?} needs {wanted}",
+                Shape(t)
+            );
             return self.add(&rules::TENSOR_SIZE, place, why);
         }
         if let Some(last) = t.raw_data.as_ref().and_then(|raw| raw.last())
@@ -122,7 +127,8 @@ impl<'m> Checker<'m> {
             return self.note_values(t, dtype, Some(bytes), place);
         }
         let (name, found) = (dtype_name(dtype), bytes.len());
-        let why = format!("the tensor has {found} bytes in another file, and {name} of shape {:?} needs {wanted}", Shape(t));
+        let why =
+            format!("the tensor has {found} bytes in another file, and {name} of shape {:?} needs {wanted}", Shape(t));
         self.add(&rules::TENSOR_SIZE, place, why);
     }
 
@@ -137,11 +143,11 @@ impl<'m> Checker<'m> {
         let names = 1;
         let what = match meta.is_symlink() {
             true => "is a symbolic link".to_owned(),
-            false if names > 1 => format!("has {names} names in the file system"),
+            false if names > 1 => format!("is a hard link, one of {names}"),
             false => return,
         };
         if self.links.insert(location) {
-            self.add(&rules::LINK, place, format!("`{location}` {what}, which not all tools follow"));
+            self.add(&rules::LINK, place, format!("`{location}` {what}, which not all tools take"));
         }
     }
 

@@ -53,7 +53,7 @@ impl<'m> Checker<'m> {
                 Kind::Variable(v) => match (bound.iter().find(|(b, _)| *b == v), version.types(v)) {
                     (Some((_, other)), _) if *other == found => continue,
                     (Some((_, other)), Some((variable, _))) => {
-                        format!("takes values of one type as {variable}, and another is {other}")
+                        format!("takes {other}, as other inputs of type {variable} are")
                     }
                     (None, Some((_, types))) if types.has(found) => {
                         bound.push((v, found));
@@ -63,7 +63,7 @@ impl<'m> Checker<'m> {
                     (_, None) => continue,
                 },
             };
-            self.add(&rules::TYPE, place, format!("input `{name}` is {found}, and {} of {} {why}", p.name, op()));
+            self.add(&rules::TYPE, place, format!("input `{name}` is {found}, and `{}` of {} {why}", p.name, op()));
         }
         bound
     }

@@ -45,9 +45,7 @@ pub enum NameFault<'m> {
     OutputFromAround(&'m str),
 }
 
-use NameFault::{
-    InitializerTwice, InputTwice, MadeTwice, Missing, OutputFromAround, OutputMissing, Shadows, TooEarly,
-};
+use NameFault::{InitializerTwice, InputTwice, MadeTwice, Missing, OutputFromAround, OutputMissing, Shadows, TooEarly};
 
 impl NameFault<'_> {
     /// Whether the graph still means one thing: the innermost value of a name is the one that is read.

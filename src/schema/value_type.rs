@@ -181,8 +181,9 @@ mod tests {
             ..Default::default()
         };
         let float = || tensor(DataType::Float);
-        let set =
-            TypeSet::parse("tensor: float | seq: float | optional: float | optional seq: float | map: string,float | seq map: string,float");
+        let set = TypeSet::parse(
+            "tensor: float | seq: float | optional: float | optional seq: float | map: string,float | seq map: string,float",
+        );
         let written = [
             (float(), "tensor(float)"),
             (sequence(float()), "seq(tensor(float))"),
@@ -196,7 +197,8 @@ mod tests {
             assert!(set.has(t) && t.to_string() == text, "{text}: {t}");
         }
         assert_eq!(ValueType::parse("tensor(int64)"), Some(Tensor(DataType::Int64)));
-        for open in [tensor(DataType::Undefined), TypeProto::default(), sequence(sequence(float())), map(map(float()))] {
+        for open in [tensor(DataType::Undefined), TypeProto::default(), sequence(sequence(float())), map(map(float()))]
+        {
             assert_eq!(ValueType::of(&open), None);
         }
     }
