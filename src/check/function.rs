@@ -72,6 +72,13 @@ impl<'m> Checker<'m> {
                 self.add(&rules::FUNCTION, place, format!("{what} `{name}` of the function stands twice"));
             }
         }
+        if f.opset_import.iter().any(|i| i.domain() == "ai.onnx") {
+            self.add(
+                &rules::SPELLING,
+                place,
+                "the function imports a domain that is written `ai.onnx`, which not all tools read",
+            );
+        }
         let imports = Imports::of(&f.opset_import);
         let mut told = HashSet::new();
         for node in &f.node {

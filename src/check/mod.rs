@@ -24,34 +24,43 @@
 //!
 //! # Beside `onnx.checker`
 //!
-//! A model has errors here where `onnx.checker.check_model` of `onnx` 1.23.2 refuses it, with these exceptions, which
-//! `.ci/agreement.py` holds for the models of ONNX's backend tests and for mutants of them.
+//! A model has errors here where `onnx.checker.check_model` of `onnx` 1.23.2 refuses its file, but for what follows.
+//! `.ci/agreement.py` holds this for the models of ONNX's backend tests and for mutants of them.
 //!
-//! Refused here, and not looked at by the checker:
+//! Refused here; the checker does not look at it:
 //!
 //! | rule | what |
 //! |---|---|
-//! | `type` | element types of inputs against those the operator takes (`full_check` infers some) |
+//! | `type` | the types of inputs against those the operator takes, and of values against those stated |
+//! | `value-type` | element types of inputs and outputs that are undefined, or that ONNX does not have |
 //! | `scale`, `quantization-parameters`, `zero-point` | the numbers of QuantizeLinear and DequantizeLinear |
-//! | `subgraph`, `call` | how many values go in and out of the subgraphs of If, Loop and Scan, and of functions |
-//! | `tensor-size` | more data than the shape wants; less than the file has; 4-bit and 2-bit types in `int32_data`, of which the checker allows half |
-//! | `tensor-type` | element types that ONNX does not have, when the data are raw |
-//! | `attribute-reference` | a reference outside of functions, or to an attribute that the function does not have |
-//! | `function` | outputs that nothing in the function produces |
+//! | `subgraph`, `call` | how many values go through the subgraphs of If, Loop and Scan, and through functions |
+//! | `tensor-size` | more data than the shape wants; data in other files; types of 4 and 2 bits in `int32_data`, of which the checker lets a part pass |
+//! | `tensor-type` | element types that ONNX does not have, of raw data |
+//! | `external-data` | offset and length; parts that overlap; paths with `..` that come back into the folder |
+//! | `attribute-reference` | references outside of functions, to attributes that the function does not have, or beside a value |
+//! | `function` | outputs that nothing in the function produces; attributes with and without a default |
 //! | `operator` | operators that the preview domains do not have |
-//! | `opset-import` | versions below 1 of domains that no node is of |
+//! | `opset-import` | versions below 1 of domains that no node of ONNX's operators is of |
 //! | `nesting` | subgraphs more than 64 deep |
 //!
 //! Refused by the checker, and not here:
 //!
 //! | what | why not |
 //! |---|---|
-//! | nodes whose domain is written `ai.onnx` | the specification says it is the empty one; `domain-spelling` warns |
-//! | operators of ONNX's own domain that the model defines as functions | the specification leaves that to runtimes |
-//! | external data behind links that stay in the folder, `..` inside of file names | nothing leaves the folder; `link` warns |
+//! | nodes, and imports of functions, whose domain is written `ai.onnx` | the specification says it is the empty one; `domain-spelling` warns |
+//! | operators of ONNX's own domain that only a function of the model defines | the specification leaves them to runtimes |
+//! | external data behind links, where they stay in the folder | nothing leaves the folder; `link` warns |
+//! | external data in files with `..` in their name | nothing leaves the folder |
+//! | attributes in subgraphs with a value and a `ref_attr_name` that is empty | the empty name refers to nothing |
+//! | more than 10,000 functions | the specification has no limit |
 //!
-//! Older checkers know less: that of 1.17.0 takes IR versions up to 10 and opsets up to 22, and does not look at sizes of
-//! data, at duplicate or recursive functions, or at names of opaque types.
+//! Where a domain is imported twice (`import-twice`), the checker takes the version that stands last, and this the highest,
+//! as the specification says.
+//!
+//! The checker of `onnx` 1.17.0 knows IR versions up to 10 and opsets up to 22, does not look at sizes of data, negative
+//! dimensions, links, recursive functions or two functions of a name, and does not know a domain that is imported as
+//! `ai.onnx`.
 
 mod attribute;
 mod function;
@@ -169,7 +178,7 @@ struct Checker<'m> {
     external: Option<External>,
     folder: Option<&'m Path>,
     found: Findings,
-    /// The float tensors, to be read at the end.
+    /// Float tensors to be read at the end.
     values: Vec<values::Numbers<'m>>,
     /// The links that were told of.
     links: HashSet<&'m str>,

@@ -1,6 +1,7 @@
 //! The numbers of QuantizeLinear and DequantizeLinear, as far as they are constants.
 
 use super::graph::Scope;
+use super::tensor::Shape;
 use super::{Checker, Place, rules};
 use crate::model::{DataType, Linear, NodeExt, NodeProto, Tensor, TensorProto, dtype_name};
 use crate::schema::ValueType;
@@ -28,7 +29,7 @@ impl<'m> Checker<'m> {
             if let Some(zero) = constant(2)
                 && elements(zero) != elements(scale)
             {
-                let (a, b) = (&scale.dims, &zero.dims);
+                let (a, b) = (Shape(&scale.dims), Shape(&zero.dims));
                 self.add(&rules::PARAMETERS, place, format!("the scale has shape {a:?}, and the zero point {b:?}"));
             }
         }

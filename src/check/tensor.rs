@@ -1,6 +1,6 @@
 //! Tensors: element type, shape, and data that fit them.
 
-use super::{Checker, Place, rules, values};
+use super::{Checker, Place, rules};
 use crate::error::ErrorKind;
 use crate::model::{DataType, External, Tensor, TensorProto, dtype_name, width};
 use crate::proto::SparseTensorProto;
@@ -33,7 +33,7 @@ impl<'m> Checker<'m> {
         }
         let sound = self.found.errors == errors;
         if sound && let Some(dtype) = dtype {
-            self.note_values(t, dtype, t.raw_data.clone(), place);
+            self.finite(t, dtype, t.raw_data.clone(), place);
         }
         sound
     }
@@ -92,7 +92,7 @@ impl<'m> Checker<'m> {
         if wanted != stored as u128 {
             let why = format!(
                 "the tensor has {stored} {unit} in `{field}`, and {name} of shape {:?} needs {wanted}",
-                Shape(t)
+                Shape(&t.dims)
             );
             return self.add(&rules::TENSOR_SIZE, place, why);
         }
@@ -124,12 +124,21 @@ impl<'m> Checker<'m> {
         };
         let wanted = (u128::from(elements) * u128::from(bits)).div_ceil(8);
         if wanted == bytes.len() as u128 {
-            return self.note_values(t, dtype, Some(bytes), place);
+            return self.finite(t, dtype, Some(bytes), place);
         }
         let (name, found) = (dtype_name(dtype), bytes.len());
-        let why =
-            format!("the tensor has {found} bytes in another file, and {name} of shape {:?} needs {wanted}", Shape(t));
+        let why = format!(
+            "the tensor has {found} bytes in another file, and {name} of shape {:?} needs {wanted}",
+            Shape(&t.dims)
+        );
         self.add(&rules::TENSOR_SIZE, place, why);
+    }
+
+    /// Tells of tensors in other files that share some of their bytes, but not all; returns whether there are any.
+    pub(super) fn overlaps(&mut self) -> bool {
+        let Some(Err(e)) = self.external.as_mut().map(External::check_overlaps) else { return false };
+        self.add(&rules::EXTERNAL_DATA, &Place::new("model"), e.to_string());
+        true
     }
 
     /// Tells of files that are links: not every tool follows them.
@@ -190,7 +199,7 @@ impl<'m> Checker<'m> {
         if !wanted {
             let why = format!(
                 "the indices of the sparse tensor have shape {:?}, and {count} values of rank {} need [{count}] or [{count}, {}]",
-                Shape(indices),
+                Shape(&indices.dims),
                 t.dims.len(),
                 t.dims.len()
             );
@@ -198,12 +207,6 @@ impl<'m> Checker<'m> {
         }
         if let Some(why) = disorder(indices, &t.dims) {
             self.add(&rules::SPARSE, place, why);
-        }
-    }
-
-    fn note_values(&mut self, t: &'m TensorProto, dtype: DataType, bytes: Option<bytes::Bytes>, place: &Place<'_>) {
-        if values::is_read(dtype) {
-            self.values.push(values::Numbers { place: place.to_string(), tensor: t, dtype, bytes });
         }
     }
 }
@@ -221,10 +224,14 @@ fn disorder(indices: &TensorProto, dims: &[i64]) -> Option<String> {
     let mut before: Option<&[i64]> = None;
     for (i, index) in numbers.chunks_exact(rank).enumerate() {
         if index.iter().zip(limits).any(|(x, d)| !(0..*d).contains(x)) {
-            return Some(format!("index {i} of the sparse tensor, {index:?}, is outside of {limits:?}"));
+            return Some(format!(
+                "index {i} of the sparse tensor, {:?}, is outside of {:?}",
+                Shape(index),
+                Shape(limits)
+            ));
         }
         if before.is_some_and(|b| b >= index) {
-            return Some(format!("index {i} of the sparse tensor, {index:?}, is not above the one before"));
+            return Some(format!("index {i} of the sparse tensor, {:?}, is not above the one before", Shape(index)));
         }
         before = Some(index);
     }
@@ -277,12 +284,12 @@ fn six_bits(dtype: DataType) -> bool {
 }
 
 /// Dimensions as they are shown, the first eight of them.
-struct Shape<'a>(&'a TensorProto);
+pub(super) struct Shape<'a>(pub &'a [i64]);
 
 impl std::fmt::Debug for Shape<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut list = f.debug_list();
-        list.entries(self.0.dims.iter().take(8));
-        if self.0.dims.len() > 8 { list.finish_non_exhaustive() } else { list.finish() }
+        list.entries(self.0.iter().take(8));
+        if self.0.len() > 8 { list.finish_non_exhaustive() } else { list.finish() }
     }
 }

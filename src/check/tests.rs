@@ -499,6 +499,9 @@ const CASES: &[Case] = &[
     (|m| m.functions[0].opset_import.clear(), &[
         "domain: my.F > leaky: the node is of domain `ai.onnx`, which the function does not import",
     ]),
+    (|m| m.functions[0].opset_import[0].domain = Some("ai.onnx".into()), &[
+        "domain-spelling: my.F: the function imports a domain that is written `ai.onnx`, which not all tools read",
+    ]),
     (|m| m.functions[0].opset_import[0].version = Some(13), &[
         "function-opset: my.F: the function imports version 13 of `LeakyRelu`, and the model 17, which is another operator",
     ]),
@@ -605,10 +608,30 @@ fn files_beside_the_model() {
             "not-finite: w: of the elements of the tensor are 12 NaN"
         ]
     );
+    let mut tied = sound();
+    let nan = |name: &str| TensorProto { name: Some(name.into()), ..external("nan") };
+    *tensor(&mut tied, "w") = nan("w");
+    graph(&mut tied).initializer.push(nan("v"));
+    at(&mut tied, "mm").op_type = Some("Gemm".into());
+    at(&mut tied, "mm").input.push("v".into());
+    std::fs::write(&path, tied.encode_to_vec()).unwrap();
+    let told = lines(&check_file(&path).unwrap());
+    assert_eq!(told.iter().filter(|l| l.starts_with("not-finite: ")).count(), 2, "{told:?}");
     assert_eq!(
         found("w", &[3, 5]),
         ["tensor-size: w: the tensor has 48 bytes in another file, and float32 of shape [3, 5] needs 60"]
     );
+    let mut model = sound();
+    for (name, offset) in [("w", "0"), ("v", "8")] {
+        let mut part = TensorProto { name: Some(name.into()), dims: vec![4], ..external("w") };
+        let entry = |k: &str, v: &str| StringStringEntryProto { key: Some(k.into()), value: Some(v.into()) };
+        part.external_data.extend([entry("offset", offset), entry("length", "16")]);
+        graph(&mut model).initializer.retain(|t| t.name() != name);
+        graph(&mut model).initializer.push(part);
+    }
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    let overlap = lines(&check_file(&path).unwrap());
+    assert!(overlap[0].starts_with("external-data: model: tensors `w` and `v` overlap"), "{overlap:?}");
     for (location, why) in [("gone", "no such file"), ("../w", "leaves the model's folder"), ("out", "links out of")] {
         let found = found(location, &[3, 4]);
         assert!(found.len() == 1 && found[0].starts_with("external-data: w: ") && found[0].contains(why), "{found:?}");
@@ -665,4 +688,25 @@ fn the_number_of_threads_changes_nothing() {
     assert_eq!(one, three);
     let last = one.findings.last().unwrap();
     assert_eq!(last.message, "of the elements of the tensor are 950000 NaN and 950000 infinite");
+}
+
+/// What [`crate::model::Graph::check`] refuses is what is found of names here, but for what is harmless.
+#[test]
+fn the_graph_refuses_what_is_found_of_names() {
+    let harmless =
+        ["two inputs are named", "produces `h`, which the graph around it has too", "is a value of the graph"];
+    let mut refused = 0;
+    for (change, lines) in CASES {
+        let mut model = sound();
+        change(&mut model);
+        let Some(graph) = model.graph else { continue };
+        let outcome = crate::model::Graph::from_proto(graph).and_then(|g| g.check());
+        let names = ["name-twice: ", "order: ", "reads-nothing: ", "graph-output: "];
+        let broken = lines.iter().any(|l| {
+            names.iter().any(|n| l.starts_with(n)) && !l.contains(": my.F") && !harmless.iter().any(|h| l.contains(h))
+        });
+        assert_eq!(outcome.is_err(), broken, "{lines:?}: {outcome:?}");
+        refused += usize::from(broken);
+    }
+    assert!(refused > 6, "{refused}");
 }
