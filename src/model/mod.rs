@@ -9,12 +9,15 @@ mod index;
 mod input;
 mod linear;
 mod map;
+mod names;
 mod node;
 mod scratch;
 mod tensor;
 mod widen;
 mod wire;
 mod write;
+
+pub(crate) use external::External;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::Model;
@@ -23,6 +26,7 @@ pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::Linear;
 pub use map::{map, release};
+pub use names::{NameFault, Names};
 pub use node::{AttributeExt, NodeExt, attribute};
 pub use scratch::Scratch;
 pub use tensor::Tensor;
