@@ -14,8 +14,12 @@ use crate::model::{
 use crate::proto::{TypeProto, type_proto};
 use crate::sample::Sample;
 
-/// How many forms of a model are kept ready to run at a time.
-const READY: usize = 6;
+/// How many forms of a model are kept ready to run at a time: those without branches, which hold its weights anew, and
+/// those that compute conditions.
+const READY: (usize, usize) = (4, 16);
+
+/// How many outcomes of a fork are remembered at a time.
+const OUTCOMES: usize = 64;
 
 /// A model and an engine, ready for samples of whatever shape comes, with branches (operator If) or without.
 ///
@@ -27,10 +31,12 @@ pub struct Runner<'a> {
     outputs: Vec<String>,
     watch: Vec<String>,
     first: Arc<Stage<'a>>,
-    /// The forms that were run last, the latest at the end.
-    ready: Mutex<Vec<Arc<Straight<'a>>>>,
+    /// The forms without branches that were run last, and those that compute conditions; the latest at the end.
+    ready: Mutex<(Forms<'a>, Forms<'a>)>,
     taken: Mutex<BTreeSet<String>>,
 }
+
+type Forms<'a> = Vec<Arc<Straight<'a>>>;
 
 /// A model on its way to one without branches.
 enum Stage<'a> {
@@ -94,12 +100,13 @@ impl<'a> Runner<'a> {
     }
 
     /// Notes that a form is run now, and lets go of what was prepared for the one that was not run for longest.
-    fn note(&self, straight: &Arc<Straight<'a>>) {
+    fn note(&self, straight: &Arc<Straight<'a>>, whole: bool) {
         let mut ready = lock(&self.ready);
-        let known = ready.iter().position(|s| Arc::ptr_eq(s, straight)).map(|i| ready.remove(i));
-        ready.push(known.unwrap_or_else(|| straight.clone()));
-        if ready.len() > READY {
-            ready.remove(0).forget();
+        let (forms, most) = if whole { (&mut ready.0, READY.0) } else { (&mut ready.1, READY.1) };
+        forms.retain(|s| !Arc::ptr_eq(s, straight));
+        forms.push(straight.clone());
+        if forms.len() > most {
+            forms.remove(0).forget();
         }
     }
 
@@ -125,6 +132,9 @@ impl<'a> Runner<'a> {
         }
         model.graph.check()?;
         let stage = Arc::new(Stage::of(self.executor, Cow::Owned(model), renamed, &self.watch)?);
+        if next.len() == OUTCOMES {
+            next.clear();
+        }
         next.insert(decided, stage.clone());
         Ok(stage)
     }
@@ -240,13 +250,13 @@ impl<'a> Worker<'_, 'a> {
     /// Runs a sample, calling back with every watched value, and returns the outputs.
     pub fn run(&mut self, sample: &Sample, see: &mut dyn FnMut(Seen<'_>)) -> Result<Vec<Tensor>> {
         let straight = self.straighten(sample)?;
-        self.seat(&straight).run(sample, see)
+        self.seat(&straight, true).run(sample, see)
     }
 
     /// Runs a sample for its outputs alone.
     pub fn outputs(&mut self, sample: &Sample) -> Result<Vec<Tensor>> {
         let straight = self.straighten(sample)?;
-        self.seat(&straight).outputs(sample)
+        self.seat(&straight, true).outputs(sample)
     }
 
     /// The model along the branches that the sample takes.
@@ -259,7 +269,7 @@ impl<'a> Worker<'_, 'a> {
                     let decided = match &fork.conditions {
                         Conditions::Known(known) => known.clone(),
                         Conditions::Computed(straight) => {
-                            let values = self.seat(straight).outputs(sample).at(|| "conditions".to_owned())?;
+                            let values = self.seat(straight, false).outputs(sample).at(|| "conditions".to_owned())?;
                             values.iter().map(truth).collect::<Result<_>>()?
                         }
                     };
@@ -269,11 +279,11 @@ impl<'a> Worker<'_, 'a> {
         }
     }
 
-    /// This thread's seat at a form of the model.
-    fn seat(&mut self, straight: &Arc<Straight<'a>>) -> &mut Seat<'a> {
-        self.runner.note(straight);
+    /// This thread's seat at a form of the model: at one without branches, or at one that computes conditions.
+    fn seat(&mut self, straight: &Arc<Straight<'a>>, whole: bool) -> &mut Seat<'a> {
+        self.runner.note(straight, whole);
         let known = self.seats.iter().position(|s| s.is_at(straight)).map(|i| self.seats.remove(i));
-        if self.seats.len() == READY {
+        if self.seats.len() == READY.0 + READY.1 {
             self.seats.remove(0);
         }
         self.seats.push(known.unwrap_or_else(|| Seat::new(straight.clone())));

@@ -9,8 +9,8 @@ use crate::model::{Graph, Model, Renamed};
 /// Gives the values of subgraphs names that no value outside of them has.
 ///
 /// - **Does**: renames what a subgraph makes (inputs, initializers and what its nodes produce) where a graph before it
-///   in the order of execution, or around it, makes a value of the same name. The branches of an If may share names in
-///   ONNX, and what is found out about a value is kept by its name.
+///   in the order of execution, or around it, makes a value of the same name. A node without a name gets that which its
+///   output had. The branches of an If may share names in ONNX, and what is found out about a value is kept by its name.
 /// - **Skips**: nothing.
 /// - **Before**: `z = If(c)`, then: `y = Neg(x)`, else: `y = Abs(x)`. **After**: else: `y_2 = Abs(x)`.
 /// - **Source**: docs/IR.md of ONNX, "Names Within a Graph".
@@ -27,6 +27,9 @@ impl Pass for UniqueNames {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        if model.graph.bodies().is_empty() {
+            return Ok(());
+        }
         let mut known: HashSet<String> = model.graph.own_values().into_iter().collect();
         inside(&mut model.graph, &mut known, cx)
     }

@@ -149,6 +149,10 @@ fn rename(graph: &mut GraphProto, renamed: &Renamed, node_name: &mut impl FnMut(
     graph.initializer.iter_mut().for_each(|t| option(&mut t.name));
     graph.sparse_initializer.iter_mut().filter_map(|s| s.values.as_mut()).for_each(|t| option(&mut t.name));
     for node in &mut graph.node {
+        if node.name().is_empty() && node.output_at(0).is_some_and(|o| renamed.contains_key(o)) {
+            // Whoever named the node by its output finds it still.
+            node.name = node.output_at(0).map(str::to_owned);
+        }
         node.input.iter_mut().chain(&mut node.output).for_each(new);
         if !node.name().is_empty() {
             node.name = Some(node_name(node.name()));
