@@ -21,6 +21,7 @@
 //! | [`round`] | from float weights to integer codes |
 //! | [`report`] | tables and JSON |
 //! | [`proto`] | the generated bindings |
+//! | [`schema`] | what ONNX says of each operator, as data |
 //! | [`model`] | [`Model`](model::Model) (read, write) and [`Graph`](model::Graph) (nodes in slots and a true index) |
 //! | [`rule`] | what quantization knows of each operator, as data |
 //! | [`target`] | what a runtime wants, as data |
@@ -76,5 +77,6 @@ pub mod report;
 pub mod round;
 pub mod rule;
 pub mod sample;
+pub mod schema;
 pub mod target;
 pub mod validate;
