@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod check;
 mod data;
 mod gate;
 mod inspect;
@@ -20,6 +21,7 @@ use clap::Parser;
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Inspect(inspect::InspectArgs),
+    Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
 
@@ -35,6 +37,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {

@@ -17,6 +17,8 @@ mod widen;
 mod wire;
 mod write;
 
+pub(crate) use external::External;
+
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::Model;
 pub use graph::{At, Graph, NodeId, Use};
