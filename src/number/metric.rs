@@ -75,7 +75,7 @@ impl Drift {
     }
 }
 
-/// Mean and central moments of a stream, in f64, computed in two passes over a slice.
+/// Mean and central moments of numbers, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Moments {
     /// The mean.
@@ -87,7 +87,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The moments of a slice; zeros for an empty one.
+    /// The moments of a slice, in two passes over it; zeros for an empty one.
     pub fn of(x: &[f32]) -> Moments {
         let n = x.len().max(1) as f64;
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
@@ -95,7 +95,22 @@ impl Moments {
             let square = (f64::from(x) - mean).powi(2);
             (m2 + square, m4 + square * square)
         });
-        let (m2, m4) = (m2 / n, m4 / n);
+        Moments::central(mean, m2 / n, m4 / n)
+    }
+
+    /// The moments of `count` numbers whose sums of `x`, `x^2`, `x^3` and `x^4` these are; zeros for no numbers.
+    ///
+    /// With mean `m` and standard deviation `s`, rounding of the sums comes back `(m / s)^2` times as large in the
+    /// variance, and `(m / s)^4` times as large in the kurtosis.
+    pub fn of_powers(count: u64, powers: [f64; 4]) -> Moments {
+        let n = count.max(1) as f64;
+        let [mean, p2, p3, p4] = powers.map(|sum| sum / n);
+        let m2 = (p2 - mean * mean).max(0.0);
+        let m4 = (p4 - mean * (4.0 * p3 - mean * (6.0 * p2 - 3.0 * mean * mean))).max(0.0);
+        Moments::central(mean, m2, m4)
+    }
+
+    fn central(mean: f64, m2: f64, m4: f64) -> Moments {
         Moments { mean, std: m2.sqrt(), kurtosis: if m2 == 0.0 { 0.0 } else { m4 / (m2 * m2) } }
     }
 }

@@ -1,9 +1,11 @@
 //! What is remembered of a stream of values, and how a range comes out of it.
 
+mod histogram;
 mod min_max;
 
 use crate::number::Range;
 
+pub use histogram::Histogram;
 pub use min_max::MinMax;
 
 /// Sees every slice of a value, in whatever order, and can be merged with what another thread saw.
