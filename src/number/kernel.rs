@@ -3,7 +3,7 @@
 
 use multiversion::multiversion;
 
-use super::{Format, QuantParams, Storage};
+use super::{Format, QuantParams, Range, Scheme, Storage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The codes one scale and zero point can reach: what the kernels work with.
@@ -24,6 +24,12 @@ impl Grid {
     pub fn of(params: &QuantParams, c: usize) -> Grid {
         let (scale, zero) = params.channel(c);
         Grid { scale, zero, lowest: params.lowest(), highest: params.format().max }
+    }
+
+    /// The grid that a scheme lays over a range.
+    pub fn fit(scheme: &Scheme, range: Range) -> Grid {
+        let (scale, zero) = scheme.fit(range);
+        Grid { scale, zero, lowest: scheme.lowest(), highest: scheme.format.max }
     }
 
     /// The code of `x`; NaN becomes the lowest code.
