@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::number::{Drift, Format, Granularity, Moments, QuantParams, Range, Scheme, fake_quantize, min_max};
+use crate::number::{
+    Drift, Format, Granularity, Moments, QuantParams, Range, Scheme, each_channel, fake_quantize, min_max,
+};
 
 /// How the numbers of a weight are spread. Where there is a channel axis, a channel is one index along it.
 ///
@@ -34,9 +36,6 @@ const INT8: Scheme = Scheme { format: Format::INT8, symmetric: true, narrow: tru
 
 /// Numbers that are rounded at a time, few enough to stay in the cache.
 const CHUNK: usize = 1 << 13;
-
-/// Channels that are gathered at a time: as many as there are floats in a cache line.
-const GROUP: usize = 16;
 
 /// The statistics of a tensor of this shape, which its numbers fill; `axis`, if there is one, lies inside it.
 ///
@@ -94,28 +93,6 @@ fn loss(x: &[f32], min: f32, max: f32, scratch: &mut [f32]) -> Result<Drift> {
         drift.add(chunk, rounded);
     }
     Ok(drift)
-}
-
-/// Calls with the numbers of every channel in turn, gathered where they do not lie side by side.
-fn each_channel(x: &[f32], shape: &[usize], axis: usize, mut visit: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
-    let outer: usize = shape[..axis].iter().product();
-    let (channels, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
-    let size = outer * inner;
-    if outer == 1 {
-        return (0..channels).try_for_each(|c| visit(&x[c * inner..(c + 1) * inner]));
-    }
-    let mut gathered = vec![0.0; size * GROUP.min(channels)];
-    for first in (0..channels).step_by(GROUP) {
-        let group = GROUP.min(channels - first);
-        for o in 0..outer {
-            let row = &x[(o * channels + first) * inner..][..group * inner];
-            for c in 0..group {
-                gathered[c * size + o * inner..][..inner].copy_from_slice(&row[c * inner..(c + 1) * inner]);
-            }
-        }
-        (0..group).try_for_each(|c| visit(&gathered[c * size..(c + 1) * size]))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
