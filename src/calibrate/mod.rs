@@ -6,15 +6,32 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
-use crate::exec::{Runner, spread};
-use crate::number::Range;
-use crate::observe::{MinMax, Observer};
+use crate::exec::{Runner, Seen, spread};
+use crate::number::{Range, Scheme};
+use crate::observe::{Method, MinMax, Observer, Profile};
 use crate::sample::Samples;
 
 /// What calibration learned of the float values of a model, by their names.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ranges {
     values: BTreeMap<String, Stats>,
+}
+
+/// How much is remembered of each value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Its extremes.
+    #[default]
+    Extremes,
+    /// A profile, of which every method makes a range.
+    Profile,
+}
+
+impl Keep {
+    /// As much as the method asks for.
+    pub fn for_method(method: Method) -> Keep {
+        if method.needs_extremes_only() { Keep::Extremes } else { Keep::Profile }
+    }
 }
 
 /// What was seen of one value.
@@ -30,12 +47,26 @@ pub struct Stats {
     pub non_finite: u64,
     /// The shape; `None` for sizes that changed from sample to sample.
     pub shape: Vec<Option<usize>>,
+    /// Where its numbers lie, if that was asked for.
+    #[serde(skip)]
+    pub profile: Option<Profile>,
 }
 
 impl Stats {
-    /// The range to quantize; `None` when nothing finite was seen.
+    /// Everything that was seen; `None` when nothing finite was.
     pub fn range(&self) -> Option<Range> {
         Range::new(self.min?, self.max?)
+    }
+
+    /// The range that a method chooses for a scheme; `None` when nothing finite was seen.
+    ///
+    /// Errors when the method asks for a profile and none was kept.
+    pub fn fit(&self, method: Method, scheme: &Scheme) -> Result<Option<Range>> {
+        match &self.profile {
+            _ if method.needs_extremes_only() => Ok(self.range()),
+            Some(profile) => Ok(method.range(profile, scheme)),
+            None => Err(Error::new(ErrorKind::Data, format!("`{method}` needs a histogram, and none was kept"))),
+        }
     }
 }
 
@@ -52,13 +83,54 @@ impl Ranges {
 }
 
 /// What one thread remembers of one value.
-#[derive(Default)]
 struct Memory {
-    observer: MinMax,
+    extremes: MinMax,
+    profile: Option<Profile>,
+    /// Whether the value may hold scores of classes along its last axis.
+    scores: bool,
     shape: Option<Vec<Option<usize>>>,
 }
 
 impl Memory {
+    fn new(keep: Keep, scores: bool) -> Memory {
+        let profile = (keep == Keep::Profile).then(Profile::default);
+        Memory { extremes: MinMax::default(), profile, scores, shape: None }
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, age: usize) {
+        match &mut self.profile {
+            Some(profile) => {
+                let classes = seen.shape.last().copied().filter(|_| self.scores && seen.shape.len() > 1);
+                profile.see(seen.numbers, classes, age);
+            }
+            None => self.extremes.observe(seen.numbers),
+        }
+        self.see_shape(seen.shape.iter().copied().map(Some));
+    }
+
+    fn merge(&mut self, other: Memory) {
+        self.extremes.merge(&other.extremes);
+        if let (Some(mine), Some(its)) = (&mut self.profile, &other.profile) {
+            mine.merge(its);
+        }
+        if let Some(shape) = other.shape {
+            self.see_shape(shape.into_iter());
+        }
+    }
+
+    fn into_stats(self) -> Stats {
+        let extremes = self.profile.as_ref().map_or(&self.extremes, |p| p.histogram.extremes());
+        let finite = extremes.count() > extremes.non_finite();
+        Stats {
+            min: finite.then(|| extremes.min()),
+            max: finite.then(|| extremes.max()),
+            count: extremes.count(),
+            non_finite: extremes.non_finite(),
+            shape: self.shape.unwrap_or_default(),
+            profile: self.profile,
+        }
+    }
+
     fn see_shape(&mut self, shape: impl Iterator<Item = Option<usize>> + Clone) {
         match &mut self.shape {
             None => self.shape = Some(shape.collect()),
@@ -74,43 +146,30 @@ impl Memory {
 
 /// Runs the samples in `picks` and remembers the watched values. Memory does not depend on the number of samples,
 /// and the outcome does not depend on the number of threads.
-pub fn calibrate(runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize], events: &dyn Events) -> Result<Ranges> {
+pub fn calibrate(
+    runner: &Runner<'_>,
+    samples: &dyn Samples,
+    picks: &[usize],
+    keep: Keep,
+    events: &dyn Events,
+) -> Result<Ranges> {
     if picks.is_empty() {
         return Err(Error::new(ErrorKind::Data, "there are no samples to calibrate with"));
     }
-    let watched = runner.watch().len();
-    let make = || Ok((runner.worker(), std::iter::repeat_with(Memory::default).take(watched).collect::<Vec<_>>()));
-    let (workers, _) = spread(picks.len(), events, make, |(worker, memory), i| {
+    let outputs = runner.output_names();
+    let memories =
+        || runner.watch().iter().map(|name| Memory::new(keep, outputs.contains(name))).collect::<Vec<Memory>>();
+    let make = || Ok((runner.worker(), memories()));
+    let (workers, _) = spread(picks.len(), events, make, |(worker, memories), i| {
         let sample = samples.get(picks[i])?;
-        worker
-            .run(&sample, &mut |seen| {
-                let memory = &mut memory[seen.value];
-                memory.observer.observe(seen.numbers);
-                memory.see_shape(seen.shape.iter().copied().map(Some));
-            })
-            .at(|| format!("sample {}", picks[i]))?;
+        let age = samples.len() - 1 - picks[i];
+        worker.run(&sample, &mut |seen| memories[seen.value].see(&seen, age)).at(|| format!("sample {}", picks[i]))?;
         Ok(())
     })?;
-    let mut total: Vec<Memory> = std::iter::repeat_with(Memory::default).take(watched).collect();
-    for (_, memory) in workers {
-        for (all, one) in total.iter_mut().zip(memory) {
-            all.observer.merge(&one.observer);
-            if let Some(shape) = one.shape {
-                all.see_shape(shape.into_iter());
-            }
-        }
+    let mut total = memories();
+    for (_, memories) in workers {
+        total.iter_mut().zip(memories).for_each(|(all, one)| all.merge(one));
     }
     let seen = runner.watch().iter().zip(total).filter(|(_, m)| m.shape.is_some());
-    let stats = seen.map(|(name, m)| {
-        let finite = m.observer.count() > m.observer.non_finite();
-        let stats = Stats {
-            min: finite.then(|| m.observer.min()),
-            max: finite.then(|| m.observer.max()),
-            count: m.observer.count(),
-            non_finite: m.observer.non_finite(),
-            shape: m.shape.unwrap_or_default(),
-        };
-        (name.clone(), stats)
-    });
-    Ok(Ranges { values: stats.collect() })
+    Ok(Ranges { values: seen.map(|(name, m)| (name.clone(), m.into_stats())).collect() })
 }

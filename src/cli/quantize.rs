@@ -8,6 +8,7 @@ use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Tract;
 use qdq::model::{Model, Scratch};
 use qdq::number::Format;
+use qdq::observe::Method;
 use qdq::plan::{Patterns, Policy};
 use qdq::quantize::{Quantized, Recipe, quantize, quantize_weights};
 use qdq::sample::Samples;
@@ -58,6 +59,15 @@ pub struct QuantizeArgs {
     /// The format of weights [default: the target's]
     #[arg(long, value_name = "FORMAT", value_enum)]
     weights: Option<WeightFormat>,
+
+    /// How ranges of activations are chosen: min-max, moving-average, percentile:99.99, entropy, mse (mse:2.4 for another
+    /// norm), octav, aciq, isotone
+    #[arg(long, value_name = "METHOD", default_value_t)]
+    calibration: Method,
+
+    /// How ranges of weights are chosen: min-max, percentile:99.99, entropy, mse, octav, aciq
+    #[arg(long, value_name = "METHOD", default_value_t)]
+    weight_clip: Method,
 
     /// Quantize these operators only
     #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
@@ -234,10 +244,13 @@ impl QuantizeArgs {
         if let Some(w) = self.weights {
             policy.weights = w.format();
         }
+        policy.calibration = self.calibration;
+        policy.weight_clip = self.weight_clip;
         policy.operators = self.ops.clone();
         policy.exclude = Patterns::new(&self.exclude)?;
         policy.only = Patterns::new(&self.only)?;
         policy.check_operators()?;
+        policy.check_methods()?;
         Ok(policy)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::calibrate::calibrate;
+use crate::calibrate::{Keep, calibrate};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
@@ -50,7 +50,7 @@ pub fn activations(
     let runner = Runner::new(executor, model, values.iter().map(|(v, _)| (*v).to_owned()).collect())?;
     events.stage("run samples");
     let picks: Vec<usize> = (0..samples.len()).collect();
-    let ranges = calibrate(&runner, samples, &picks, events)?;
+    let ranges = calibrate(&runner, samples, &picks, Keep::Extremes, events)?;
     let row = |(value, node): (&str, Option<&crate::model::NodeProto>)| {
         let stats = ranges.get(value)?;
         Some(ActivationRow {

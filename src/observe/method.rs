@@ -63,6 +63,11 @@ impl Method {
         self == Method::MinMax
     }
 
+    /// Whether it can choose from the numbers alone, without samples: for weights.
+    pub fn fits_weights(self) -> bool {
+        !matches!(self, Method::MovingAverage | Method::Isotone)
+    }
+
     /// The range to quantize in this scheme; `None` when nothing finite was seen. It lies inside the extremes.
     pub fn range(self, seen: &Profile, scheme: &Scheme) -> Option<Range> {
         let histogram = &seen.histogram;

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::place::{Places, absorbable};
 use super::select::Selection;
 use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, ValueDecision, Verdict, bounds};
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max, min_max_columns};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, min_max, min_max_columns};
+use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
 
 /// The largest code of a bias. The other half of int32 is for the products that kernels add to it: 33,000 of them at
@@ -24,6 +27,7 @@ pub(super) fn fit(
     mut places: Places,
 ) -> Result<Plan> {
     let scheme = policy.activation_scheme();
+    let ranges = &choose(ranges, policy.calibration, &scheme)?;
     let mut plan = Plan::default();
     let mut absorbed = BTreeMap::new();
     for (id, node) in graph.nodes() {
@@ -74,13 +78,28 @@ fn quantized_because(rule: &OpRule) -> String {
     .to_owned()
 }
 
-fn value_range(graph: &Graph, ranges: &Ranges, value: &str) -> Option<Range> {
-    ranges.get(super::seen_as(graph, value))?.range()
+/// The range of every value that was seen.
+type Chosen = BTreeMap<String, Range>;
+
+/// Lets the method choose a range for every value, on all threads.
+fn choose(ranges: &Ranges, method: Method, scheme: &Scheme) -> Result<Chosen> {
+    let all: Vec<_> = ranges.iter().collect();
+    let fitted: Vec<Result<Option<Range>>> =
+        all.par_iter().map(|(name, stats)| stats.fit(method, scheme).at(|| format!("`{name}`"))).collect();
+    let mut chosen = Chosen::new();
+    for ((name, _), range) in all.into_iter().zip(fitted) {
+        chosen.extend(range?.map(|r| (name.to_owned(), r)));
+    }
+    Ok(chosen)
+}
+
+fn value_range(graph: &Graph, chosen: &Chosen, value: &str) -> Option<Range> {
+    chosen.get(super::seen_as(graph, value)).copied()
 }
 
 fn fit_values(
     graph: &Graph,
-    ranges: &Ranges,
+    ranges: &Chosen,
     scheme: &Scheme,
     selection: &Selection,
     places: &Places,
@@ -156,7 +175,8 @@ fn fit_weights(graph: &Graph, policy: &Policy, selection: &Selection, places: &P
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
         let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
-        let mut ranges = weight_ranges(&tensor, &scheme).at(|| format!("initializer `{initializer}`"))?;
+        let mut ranges =
+            weight_ranges(&tensor, &scheme, policy.weight_clip).at(|| format!("initializer `{initializer}`"))?;
         let input = node.input_at(0).and_then(|x| plan.values.get(x)).map(|v| v.params.scales()[0]);
         let bias = rule.bias.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
         let bias = match bias {
@@ -195,7 +215,29 @@ fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
 
 /// The range of a weight, or of each of its channels. A channel of zeros gets the smallest range of the others, so
 /// that the scale of its bias stays as fine as theirs.
-pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
+pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> Result<Vec<Range>> {
+    let mut ranges = extreme_ranges(tensor, scheme)?;
+    if clip.needs_extremes_only() {
+        return Ok(ranges);
+    }
+    let x = tensor.f32s()?;
+    let mut places = ranges.iter_mut();
+    let mut fit = |x: &[f32]| {
+        // Nothing is to be chosen for zeros.
+        if let (Some(range), true) = (places.next(), x.iter().any(|&x| x != 0.0)) {
+            *range = clip.range(&Profile::of(x), scheme).unwrap_or(*range);
+        }
+        Ok(())
+    };
+    match scheme.granularity {
+        Granularity::Tensor => fit(&x)?,
+        Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, fit)?,
+    }
+    Ok(ranges)
+}
+
+/// The ranges from extreme to extreme.
+fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let x = tensor.f32s()?;
     let Granularity::Channel { axis } = scheme.granularity else {
         return Ok(vec![constant_range(tensor)?]);

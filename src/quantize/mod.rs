@@ -6,7 +6,7 @@ mod weights;
 
 use std::time::{Duration, Instant};
 
-use crate::calibrate::calibrate;
+use crate::calibrate::{Keep, calibrate};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
@@ -133,7 +133,8 @@ pub fn quantize(
     clock.stage("calibrate");
     let (calibration, verification, shared) = split(samples.len());
     let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph))?;
-    let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
+    let keep = Keep::for_method(policy.calibration);
+    let ranges = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
         let whose =
             prepared.graph.producer(value).map_or(String::new(), |(id, _)| format!(" of {}", prepared.graph.label(id)));
@@ -224,14 +225,18 @@ fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
     model.set_metadata(
         "qdq.recipe",
         &format!(
-            "target {}, activations {}, weights {} {}",
+            "target {}, activations {}, weights {} {} {}",
             policy.target.name,
             match plan.values.is_empty() {
                 true => "float".to_owned(),
-                false => format!("{} per tensor min-max", kind(policy.activations, policy.symmetric_activations)),
+                false => {
+                    let kind = kind(policy.activations, policy.symmetric_activations);
+                    format!("{kind} per tensor {}", policy.calibration)
+                }
             },
             kind(policy.weights, policy.weights.signed()),
             if policy.per_channel { "per channel" } else { "per tensor" },
+            policy.weight_clip,
         ),
     );
 }
