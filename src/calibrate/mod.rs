@@ -1,6 +1,11 @@
 //! Samples through the engine, every watched value through an observer: ranges come out.
+//!
+//! [`calibrate`] does it; [`RangesFile`] keeps what came out, and merges what was learned of several shares of the samples.
+
+pub mod file;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::Serialize;
 
@@ -10,6 +15,8 @@ use crate::exec::{Runner, Seen, spread};
 use crate::number::{Range, Scheme};
 use crate::observe::{Method, MinMax, Observer, Profile};
 use crate::sample::Samples;
+
+pub use file::RangesFile;
 
 /// What calibration learned of the float values of a model, by their names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,6 +65,25 @@ impl Stats {
         Range::new(self.min?, self.max?)
     }
 
+    fn merge(&mut self, other: Stats) {
+        let pick = |a: Option<f32>, b: Option<f32>, of: fn(f32, f32) -> f32| match (a, b) {
+            (Some(a), Some(b)) => Some(of(a, b)),
+            (a, b) => a.or(b),
+        };
+        self.min = pick(self.min, other.min, f32::min);
+        self.max = pick(self.max, other.max, f32::max);
+        self.count += other.count;
+        self.non_finite += other.non_finite;
+        self.shape = common(std::mem::take(&mut self.shape), other.shape.into_iter());
+        self.profile = match (self.profile.take(), other.profile) {
+            (Some(mut mine), Some(its)) => {
+                mine.merge(&its);
+                Some(mine)
+            }
+            _ => None,
+        };
+    }
+
     /// The range that a method chooses for a scheme; `None` when nothing finite was seen.
     ///
     /// Errors when the method asks for a profile and none was kept.
@@ -74,6 +100,16 @@ impl Ranges {
     /// What was seen of the value; `None` if it was not watched or is no float.
     pub fn get(&self, value: &str) -> Option<&Stats> {
         self.values.get(value)
+    }
+
+    /// Takes in what was seen in other samples. The order of merging does not matter.
+    pub fn merge(&mut self, other: Ranges) {
+        for (name, stats) in other.values {
+            match self.values.entry(name) {
+                Entry::Vacant(place) => drop(place.insert(stats)),
+                Entry::Occupied(mut mine) => mine.get_mut().merge(stats),
+            }
+        }
     }
 
     /// Every value, by name.
@@ -105,7 +141,11 @@ impl Memory {
             }
             None => self.extremes.observe(seen.numbers),
         }
-        self.see_shape(seen.shape.iter().copied().map(Some));
+        let shape = seen.shape.iter().copied().map(Some);
+        self.shape = Some(match self.shape.take() {
+            Some(known) => common(known, shape),
+            None => shape.collect(),
+        });
     }
 
     fn merge(&mut self, other: Memory) {
@@ -113,9 +153,10 @@ impl Memory {
         if let (Some(mine), Some(its)) = (&mut self.profile, &other.profile) {
             mine.merge(its);
         }
-        if let Some(shape) = other.shape {
-            self.see_shape(shape.into_iter());
-        }
+        self.shape = match (self.shape.take(), other.shape) {
+            (Some(a), Some(b)) => Some(common(a, b.into_iter())),
+            (a, b) => a.or(b),
+        };
     }
 
     fn into_stats(self) -> Stats {
@@ -130,18 +171,15 @@ impl Memory {
             profile: self.profile,
         }
     }
+}
 
-    fn see_shape(&mut self, shape: impl Iterator<Item = Option<usize>> + Clone) {
-        match &mut self.shape {
-            None => self.shape = Some(shape.collect()),
-            Some(known) if known.len() != shape.clone().count() => *known = vec![None; known.len()],
-            Some(known) => known.iter_mut().zip(shape).for_each(|(k, s)| {
-                if *k != s {
-                    *k = None;
-                }
-            }),
-        }
+/// The sizes that two shapes share; `None` where they differ, and everywhere if one has more axes.
+fn common(mut a: Vec<Option<usize>>, b: impl ExactSizeIterator<Item = Option<usize>>) -> Vec<Option<usize>> {
+    if a.len() != b.len() {
+        return vec![None; a.len().max(b.len())];
     }
+    a.iter_mut().zip(b).filter(|(a, b)| *a != b).for_each(|(a, _)| *a = None);
+    a
 }
 
 /// Runs the samples in `picks` and remembers the watched values. Memory does not depend on the number of samples,
@@ -172,4 +210,22 @@ pub fn calibrate(
     }
     let seen = runner.watch().iter().zip(total).filter(|(_, m)| m.shape.is_some());
     Ok(Ranges { values: seen.map(|(name, m)| (name.clone(), m.into_stats())).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_keep_what_they_share_in_any_order() {
+        let shapes: [&[usize]; 3] = [&[1, 3, 8], &[1, 4, 8], &[1, 3]];
+        let merge = |order: [usize; 3]| {
+            let shape = |i: usize| shapes[i].iter().copied().map(Some).collect::<Vec<_>>();
+            order[1..].iter().fold(shape(order[0]), |all, &i| common(all, shape(i).into_iter()))
+        };
+        assert_eq!(common(vec![Some(1), Some(3)], [Some(1), Some(4)].into_iter()), [Some(1), None]);
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+            assert_eq!(merge(order), [None; 3]);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod calibrate;
 mod data;
 mod gate;
 mod inspect;
@@ -19,6 +20,7 @@ use clap::Parser;
 #[command(version, arg_required_else_help = true)]
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Inspect(inspect::InspectArgs),
     Validate(Box<validate::ValidateArgs>),
 }
@@ -34,6 +36,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
+        Cli::Calibrate(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };

@@ -4,6 +4,7 @@
 mod dtype;
 mod external;
 mod file;
+mod fingerprint;
 mod graph;
 mod index;
 mod input;
@@ -18,6 +19,7 @@ mod write;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::Model;
+pub use fingerprint::fingerprint;
 pub use graph::{At, Graph, NodeId, Use};
 pub use index::captures;
 pub use input::{Dim, InputSpec};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::number::Grid;
 
 /// The bits of an f32 that are left out where numbers are counted by size: 32 bins an octave remain.
@@ -20,9 +21,13 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Counts as [`Classes::counts`] gives them.
-    pub fn from_counts([seconds, gaps]: [BTreeMap<u32, u64>; 2]) -> Classes {
-        Classes { seconds, gaps }
+    /// Counts as [`Classes::counts`] gives them. Errors when a bin is none of finite numbers.
+    pub fn from_counts([seconds, gaps]: [BTreeMap<u32, u64>; 2]) -> Result<Classes> {
+        let last = f32::MAX.to_bits() >> COARSE;
+        match seconds.keys().chain(gaps.keys()).find(|bin| **bin > last) {
+            Some(bin) => Err(Error::new(ErrorKind::Malformed, format!("there is no bin {bin} of scores"))),
+            None => Ok(Classes { seconds, gaps }),
+        }
     }
 
     /// The counts of second scores and of gaps. A bin is the number that the bits of an f32 make without the last 18.

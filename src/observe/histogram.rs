@@ -1,6 +1,7 @@
 //! How many numbers lie where, in bounded memory and in one pass.
 
 use super::{MinMax, Observer};
+use crate::error::{Error, ErrorKind, Result};
 use crate::number::{BINS, ExactSum, Moments, Range, Tally, survey};
 
 /// Numbers that are looked at before they are counted: few enough to stay in the nearest cache.
@@ -46,7 +47,64 @@ impl Default for Bins {
     }
 }
 
+/// What a histogram is made of, to keep it and to make it again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistogramParts {
+    /// The smallest and the largest finite number; `None` if there is none.
+    pub extremes: Option<(f32, f32)>,
+    /// How many numbers were seen.
+    pub count: u64,
+    /// How many of them were not finite.
+    pub non_finite: u64,
+    /// How many were zero.
+    pub zeros: u64,
+    /// As [`Histogram::exponent`].
+    pub exponent: i32,
+    /// As [`Histogram::below`].
+    pub below: Vec<u64>,
+    /// As [`Histogram::above`].
+    pub above: Vec<u64>,
+    /// As [`Histogram::powers`].
+    pub powers: [ExactSum; 4],
+}
+
 impl Histogram {
+    /// The histogram that is made of these. Errors when they contradict each other.
+    pub fn from_parts(parts: HistogramParts) -> Result<Histogram> {
+        let wrong =
+            |what: &str| Err(Error::new(ErrorKind::Malformed, format!("the histogram contradicts itself: {what}")));
+        let (below, above) = (parts.below.len(), parts.above.len());
+        let counted = parts.below.iter().chain(&parts.above).chain([&parts.zeros, &parts.non_finite]);
+        if counted.copied().try_fold(0, u64::checked_add) != Some(parts.count) {
+            return wrong("its counts do not add up");
+        }
+        let (min, max) = parts.extremes.unwrap_or((f32::INFINITY, f32::NEG_INFINITY));
+        if parts.extremes.is_some() != (parts.count > parts.non_finite)
+            || parts.extremes.is_some_and(|(a, b)| !(a <= b && a.is_finite() && b.is_finite()))
+        {
+            return wrong("its extremes are not those of its numbers");
+        }
+        let mut bins = Bins::default();
+        if below + above > 0 {
+            bins.make_room(min, max);
+        }
+        let ends = parts.below.first().is_none_or(|&n| n > 0) && parts.above.last().is_none_or(|&n| n > 0);
+        let fits = parts.exponent == bins.exponent
+            && below == needed(-min, bins.exponent)
+            && above == needed(max, bins.exponent);
+        if !(ends && fits) {
+            return wrong("its bins are not those of its extremes");
+        }
+        if parts.powers.iter().any(|sum| !sum.value().is_finite()) {
+            return wrong("its sums are not finite");
+        }
+        let inner = bins.counts.iter_mut().skip(bins.below - below);
+        inner.zip(parts.below.iter().chain(&parts.above)).for_each(|(count, &n)| *count = n);
+        let mut extremes = MinMax::default();
+        extremes.take_in(min, max, parts.count - parts.non_finite, parts.non_finite);
+        Ok(Histogram { extremes, zeros: parts.zeros, powers: parts.powers, bins })
+    }
+
     /// The histogram of a slice.
     pub fn of(x: &[f32]) -> Histogram {
         let mut h = Histogram::default();
@@ -326,6 +384,44 @@ mod tests {
         proptest::collection::vec(scaled, 1..6)
     }
 
+    fn parts(h: &Histogram) -> HistogramParts {
+        let e = h.extremes();
+        HistogramParts {
+            extremes: (h.finite() > 0).then(|| (e.min(), e.max())),
+            count: e.count(),
+            non_finite: e.non_finite(),
+            zeros: h.zeros(),
+            exponent: h.exponent(),
+            below: h.below().to_vec(),
+            above: h.above().to_vec(),
+            powers: h.powers().clone(),
+        }
+    }
+
+    #[test]
+    fn parts_that_contradict_each_other_are_refused() {
+        let right = parts(&Histogram::of(&[-1.0, 0.0, 2.0, f32::NAN]));
+        assert_eq!(Histogram::from_parts(right.clone()).unwrap(), Histogram::of(&[-1.0, 0.0, 2.0, f32::NAN]));
+        assert_eq!(Histogram::from_parts(parts(&Histogram::default())).unwrap(), Histogram::default());
+        let wrong: [fn(&mut HistogramParts); 10] = [
+            |p| p.count += 1,
+            |p| p.zeros = u64::MAX,
+            |p| p.extremes = None,
+            |p| p.extremes = Some((2.0, -1.0)),
+            |p| p.extremes = Some((f32::NAN, 2.0)),
+            |p| p.extremes = Some((-1.0, f32::INFINITY)),
+            |p| p.exponent -= 1,
+            |p| p.exponent = i32::MIN,
+            |p| p.above.push(0),
+            |p| p.powers[3] = ExactSum::of(&[f64::INFINITY]),
+        ];
+        for (i, spoil) in wrong.iter().enumerate() {
+            let mut p = right.clone();
+            spoil(&mut p);
+            assert!(Histogram::from_parts(p).is_err(), "{i}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -336,6 +432,7 @@ mod tests {
             let mut back = Histogram::default();
             slices.iter().rev().for_each(|x| back.observe(x));
             prop_assert!(forth == back);
+            prop_assert!(Histogram::from_parts(parts(&forth)).unwrap() == forth);
             let (mut a, mut b) = (Histogram::default(), Histogram::default());
             for (i, x) in slices.iter().enumerate() {
                 if i < cut { a.observe(x) } else { b.observe(x) }

@@ -41,8 +41,9 @@ impl MinMax {
 
     /// Takes in what is known of a slice: the extremes of its finite numbers, and how many finite and other ones it has.
     pub(super) fn take_in(&mut self, min: f32, max: f32, finite: u64, non_finite: u64) {
-        self.min = self.min.min(min);
-        self.max = self.max.max(max);
+        // Zeros of either sign are one number.
+        self.min = self.min.min(min + 0.0);
+        self.max = self.max.max(max + 0.0);
         self.count += finite + non_finite;
         self.non_finite += non_finite;
     }

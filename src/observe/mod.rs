@@ -25,7 +25,7 @@ use crate::number::Range;
 
 pub use classes::Classes;
 pub use density::{Cell, Density};
-pub use histogram::Histogram;
+pub use histogram::{Histogram, HistogramParts};
 pub use method::Method;
 pub use min_max::MinMax;
 pub use moving_average::MovingAverage;
