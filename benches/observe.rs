@@ -67,7 +67,8 @@ fn runs(c: &mut Criterion) {
         let plain = Runner::new(&Tract, &model, Vec::new()).expect("the model runs");
         let mut worker = plain.worker();
         group.bench_function(format!("plain/{name}"), |b| b.iter(|| worker.outputs(&sample).expect("it runs")));
-        let watched = Runner::new(&Tract, &model, watch_list(&model.graph)).expect("the model runs");
+        let watch = watch_list(&model.graph).expect("branches are graphs");
+        let watched = Runner::new(&Tract, &model, watch).expect("the model runs");
         let mut worker = watched.worker();
         let mut extremes = vec![MinMax::default(); watched.watch().len()];
         group.bench_function(format!("min-max/{name}"), |b| {

@@ -10,6 +10,7 @@
 //! | `samples` | how many samples were run |
 //! | `bins` | how many bins a histogram has at most: 2048 |
 //! | `values` | an object: what was seen of each float value, by its name |
+//! | `taken` | the branches (operator If) that samples took, each by the first value that it makes |
 //! | `others` | the names of values that were asked for and are no floats, or were never computed |
 //!
 //! and of each value:
@@ -68,6 +69,7 @@ struct FileForm {
     samples: u64,
     bins: u64,
     values: BTreeMap<String, ValueForm>,
+    taken: BTreeSet<String>,
     others: BTreeSet<String>,
 }
 
@@ -120,6 +122,7 @@ impl RangesFile {
             samples: self.samples,
             bins: BINS as u64,
             values: values.collect::<Result<_>>()?,
+            taken: self.ranges.taken.clone(),
             others: self.others.clone(),
         };
         let text = serde_json::to_string(&form);
@@ -153,7 +156,7 @@ impl RangesFile {
             let stats = value_stats(value).at(|| format!("`{name}`"))?;
             Ok((name, stats))
         });
-        let ranges = Ranges { values: values.collect::<Result<_>>()? };
+        let ranges = Ranges { values: values.collect::<Result<_>>()?, taken: form.taken };
         Ok(RangesFile { model: form.model, samples: form.samples, ranges, others: form.others })
     }
 

@@ -4,14 +4,15 @@
 
 pub mod file;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Runner, Seen, spread};
+use crate::model::{GraphProto, first_value};
 use crate::number::{Range, Scheme};
 use crate::observe::{Method, MinMax, Observer, Profile};
 use crate::sample::Samples;
@@ -22,6 +23,7 @@ pub use file::RangesFile;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ranges {
     values: BTreeMap<String, Stats>,
+    taken: BTreeSet<String>,
 }
 
 /// How much is remembered of each value.
@@ -110,6 +112,12 @@ impl Ranges {
                 Entry::Occupied(mut mine) => mine.get_mut().merge(stats),
             }
         }
+        self.taken.extend(other.taken);
+    }
+
+    /// Whether a sample took this branch, or might have: one that makes no value cannot be told from others.
+    pub fn took(&self, branch: &GraphProto) -> bool {
+        first_value(branch).is_none_or(|v| self.taken.contains(v))
     }
 
     /// Every value, by name.
@@ -209,7 +217,8 @@ pub fn calibrate(
         total.iter_mut().zip(memories).for_each(|(all, one)| all.merge(one));
     }
     let seen = runner.watch().iter().zip(total).filter(|(_, m)| m.shape.is_some());
-    Ok(Ranges { values: seen.map(|(name, m)| (name.clone(), m.into_stats())).collect() })
+    let values = seen.map(|(name, m)| (name.clone(), m.into_stats())).collect();
+    Ok(Ranges { values, taken: runner.taken() })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod calibrate;
+mod check;
 mod data;
 mod gate;
 mod inspect;
@@ -22,6 +23,7 @@ enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Calibrate(Box<calibrate::CalibrateArgs>),
     Inspect(inspect::InspectArgs),
+    Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
 
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
         Cli::Quantize(args) => args.run(),
         Cli::Calibrate(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {

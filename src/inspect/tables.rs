@@ -12,7 +12,7 @@ impl Inspection {
             vec![model(&self.model, self.quantization.as_ref()), weights(&self.weights, self.weights_total)];
         let quantized = self.quantization.iter().filter(|q| !q.activations.is_empty());
         tables.extend(quantized.map(|q| quantized_activations(&q.activations, q.activations_total)));
-        for rows in &self.activations {
+        if let Some(rows) = &self.activations {
             tables.push(activations(rows, self.activations_total));
             tables.extend(ranges(rows, self.activations_total));
         }

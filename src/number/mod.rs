@@ -20,7 +20,7 @@ pub use bins::{BINS, Survey, Tally, survey};
 pub use channels::each_channel;
 pub use exact_sum::ExactSum;
 pub use format::{Format, Storage};
-pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_columns, pack, quantize, unpack};
+pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, quantize, rounding_loss, unpack};
 pub use metric::{Drift, Moments, decibels};
 pub use params::{Granularity, QuantParams, Scheme};
 pub use range::Range;

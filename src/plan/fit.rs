@@ -10,7 +10,7 @@ use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, ValueDecision, V
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, min_max, min_max_columns};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, min_max, min_max_channels};
 use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
 
@@ -21,13 +21,12 @@ const LARGEST_BIAS: f64 = (1u32 << 30) as f64;
 /// Makes the plan: parameters of every value and constant, and every node's verdict.
 pub(super) fn fit(
     graph: &Graph,
-    ranges: &Ranges,
+    ranges: &Chosen,
     policy: &Policy,
     selection: Selection,
     mut places: Places,
 ) -> Result<Plan> {
     let scheme = policy.activation_scheme();
-    let ranges = &choose(ranges, policy.calibration, &scheme)?;
     let mut plan = Plan::default();
     let mut absorbed = BTreeMap::new();
     for (id, node) in graph.nodes() {
@@ -79,10 +78,11 @@ fn quantized_because(rule: &OpRule) -> String {
 }
 
 /// The range of every value that was seen.
-type Chosen = BTreeMap<String, Range>;
+pub(super) type Chosen = BTreeMap<String, Range>;
 
-/// Lets the method choose a range for every value, on all threads.
-fn choose(ranges: &Ranges, method: Method, scheme: &Scheme) -> Result<Chosen> {
+/// Lets the policy's method choose a range for every value, on all threads.
+pub(super) fn choose(ranges: &Ranges, policy: &Policy) -> Result<Chosen> {
+    let (method, scheme) = (policy.calibration, &policy.activation_scheme());
     let all: Vec<_> = ranges.iter().collect();
     let fitted: Vec<Result<Option<Range>>> =
         all.par_iter().map(|(name, stats)| stats.fit(method, scheme).at(|| format!("`{name}`"))).collect();
@@ -106,7 +106,7 @@ fn fit_values(
     plan: &mut Plan,
 ) -> Result<()> {
     // In the graph's order, so that what passes parameters on finds those of its input.
-    let inputs = graph.inputs().iter().map(|v| v.name());
+    let inputs = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
     for value in inputs.chain(outputs) {
         let Some(pair) = places.pairs.get(value) else { continue };
@@ -213,8 +213,8 @@ fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
     (channels > 0 && bias.len() == channels && bias.shape()[last] == channels).then_some(last)
 }
 
-/// The range of a weight, or of each of its channels. A channel of zeros gets the smallest range of the others, so
-/// that the scale of its bias stays as fine as theirs.
+/// The range of a weight, or of each of its channels, as the method chooses it. Channels of zeros keep what they have
+/// from extreme to extreme.
 pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> Result<Vec<Range>> {
     let mut ranges = extreme_ranges(tensor, scheme)?;
     if clip.needs_extremes_only() {
@@ -223,7 +223,6 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
     let x = tensor.f32s()?;
     let mut places = ranges.iter_mut();
     let mut fit = |x: &[f32]| {
-        // Nothing is to be chosen for zeros.
         if let (Some(range), true) = (places.next(), x.iter().any(|&x| x != 0.0)) {
             *range = clip.range(&Profile::of(x), scheme).unwrap_or(*range);
         }
@@ -236,26 +235,15 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
     Ok(ranges)
 }
 
-/// The ranges from extreme to extreme.
+/// The ranges from extreme to extreme. A channel of zeros gets the smallest range of the others, so that the scale of its
+/// bias stays as fine as theirs.
 fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let x = tensor.f32s()?;
     let Granularity::Channel { axis } = scheme.granularity else {
         return Ok(vec![constant_range(tensor)?]);
     };
-    let channels = tensor.shape()[axis];
-    let inner: usize = tensor.shape()[axis + 1..].iter().product();
-    let mut extremes = vec![(0f32, 0f32); channels];
-    let mut non_finite = 0;
-    if inner == 1 {
-        non_finite = min_max_columns(&x, &mut extremes);
-    } else {
-        for (i, run) in x.chunks(inner.max(1)).enumerate() {
-            let (min, max, bad) = min_max(run);
-            let (lo, hi) = &mut extremes[i % channels];
-            (*lo, *hi) = (lo.min(min), hi.max(max));
-            non_finite += bad;
-        }
-    }
+    let mut extremes = vec![(0f32, 0f32); tensor.shape()[axis]];
+    let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut extremes);
     if non_finite > 0 {
         return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
     }

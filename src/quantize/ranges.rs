@@ -34,7 +34,7 @@ pub fn learn_ranges(
     let mut prepared = model.clone();
     prepare(&mut prepared, policy.opset(), &mut Context::new(Some(executor), events))?;
     events.stage("calibrate");
-    let watch = watch_list(&prepared.graph);
+    let watch = watch_list(&prepared.graph)?;
     let runner = Runner::new(executor, &prepared, watch)?;
     let ranges = calibrate(&runner, samples, &picks, Keep::Profile, events).at(|| "calibration".to_owned())?;
     let others: BTreeSet<String> = runner.watch().iter().filter(|v| ranges.get(v).is_none()).cloned().collect();
