@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod calibrate;
 mod check;
 mod data;
 mod gate;
@@ -20,6 +21,7 @@ use clap::Parser;
 #[command(version, arg_required_else_help = true)]
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
+        Cli::Calibrate(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
