@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from onnx import defs, helper
 
-NEWEST = 25
+NEWEST = 28
 
 
 def default(attribute):
@@ -39,7 +39,7 @@ print("//! When the operators of ONNX's own domain came, changed and went. Writt
 print("use super::steps::{Operator, gone, op};\n")
 print("/// The newest opset the tables know.")
 print(f"pub(super) const NEWEST: i64 = {NEWEST};\n")
-print("/// Every operator, sorted by name: the opsets that define it, and those among them, from 8 on, that change its form.")
+print("/// Every operator, sorted by name: the opsets that define it, and those among them that change its form.")
 print("#[rustfmt::skip]\npub(super) const OPERATORS: &[Operator] = &[")
 for name, versions in sorted(history.items()):
     end = versions.pop().since_version if versions[-1].deprecated else None
@@ -47,7 +47,7 @@ for name, versions in sorted(history.items()):
     changed = [
         b.since_version
         for a, b in zip(versions, versions[1:])
-        if b.since_version >= 8 and (form(a) != form(b) or loses_a_type(a, b))
+        if form(a) != form(b) or loses_a_type(a, b)
     ]
     row = f'"{name}", &{since}, &{changed}'
     if versions:
