@@ -18,7 +18,7 @@ mod write;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::Model;
-pub use graph::{At, Graph, NodeId, Use};
+pub use graph::{At, BodyId, Graph, Inlined, NodeId, Renamed, Use, first_value};
 pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::Linear;

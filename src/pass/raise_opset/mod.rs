@@ -31,6 +31,7 @@ mod steps;
 mod tile;
 mod top_k;
 
+pub(super) use function::raise as raise_function;
 use schema::{NEWEST, OPERATORS};
 use scope::Scope;
 use steps::{GREW, Operator, STEPS, Step};
@@ -72,34 +73,41 @@ impl Pass for RaiseOpset {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        if self.to > NEWEST {
-            return Err(Error::new(ErrorKind::Unsupported, format!("opset {} is not known", self.to))
-                .hint(format!("the newest opset that is supported is {NEWEST}")));
-        }
-        let stated = model.metadata().opset_import.iter().any(|o| matches!(o.domain(), "" | "ai.onnx"));
-        let from = if stated { model.opset() } else { 0 };
-        if from >= self.to {
+        if model.opset() >= self.to {
             return Ok(());
         }
         let only_float32 = only_float32(model);
-        let mut scope = Scope::of(model.graph.clone(), self.to, only_float32);
-        cx.changed += raise(&mut scope, from)?;
-        if let Some(graph) = scope.leave() {
-            model.graph = graph;
-        }
+        cx.changed += raise_graph(model, self.to)?;
         model.edit_functions(|f| {
             cx.changed += function::raise(f, self.to, only_float32)?;
             Ok(())
         })?;
-        model.state_opset(self.to);
         model.graph.drop_unused_initializers();
         model.graph.prune_value_info(|_| false);
         Ok(())
     }
 }
 
+/// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
+/// [`RaiseOpset`] says, and leaves the model as it was.
+pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
+    if to > NEWEST {
+        return Err(Error::new(ErrorKind::Unsupported, format!("opset {to} is not known"))
+            .hint(format!("the newest opset that is supported is {NEWEST}")));
+    }
+    let stated = model.metadata().opset_import.iter().any(|o| matches!(o.domain(), "" | "ai.onnx"));
+    let from = if stated { model.opset() } else { 0 };
+    let mut scope = Scope::of(model.graph.clone(), to, only_float32(model));
+    let changed = raise(&mut scope, from)?;
+    if let Some(graph) = scope.leave() {
+        model.graph = graph;
+    }
+    model.state_opset(to);
+    Ok(changed)
+}
+
 /// Whether the model speaks of no float type other than float32, so that every float value has this type.
-fn only_float32(model: &Model) -> bool {
+pub(super) fn only_float32(model: &Model) -> bool {
     let body = |f: &FunctionProto| GraphProto { node: f.node.clone(), ..Default::default() };
     let functions = &model.metadata().functions;
     scope::only_float32(&model.graph.to_proto()) && functions.iter().all(|f| scope::only_float32(&body(f)))
