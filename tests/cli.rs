@@ -31,7 +31,7 @@ fn quantize_writes_the_model_and_shows_what_it_did() {
     let expected = "\
 Quantized
 target           ort-cpu
-size             64.7 KiB -> 37.6 KiB (1.7 times smaller)
+size             64.7 KiB -> 37.7 KiB (1.7 times smaller)
 opset            17
 samples          `fixtures/digits/calib.npz`: 100 samples
 split            84 calibrate, 16 others verify

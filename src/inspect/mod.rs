@@ -440,7 +440,7 @@ mod tests {
                 "Activations (1)",
                 "value  node  operator  shape       min    max  99.9 %  kurtosis",
                 "───────────────────────────────────────────────────────────────",
-                "input  -     -         [1, 10]  -1.500  2.000   1.750       3.3",
+                "input  -     -         [1, 10]  -1.500  2.000   1.750       3.2",
                 "99.9 %: of the magnitudes are no larger. kurtosis: 3 for a Gauss distribution, more with outliers.",
                 "",
                 "Ranges by method, in affine uint8 (1)",
