@@ -10,6 +10,7 @@ mod input;
 mod linear;
 mod map;
 mod node;
+mod order;
 mod tensor;
 mod widen;
 mod wire;
