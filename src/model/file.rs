@@ -75,7 +75,7 @@ impl Model {
         if graphs.is_empty() && rest.ir_version.is_none() {
             return Err(malformed("not an ONNX model: neither graph nor IR version in it"));
         }
-        if rest.functions.iter().any(|f| f.node.iter().any(|n| External::is_used_by(n))) {
+        if rest.functions.iter().any(|f| f.node.iter().any(External::is_used_by)) {
             rest.edit().functions.iter_mut().flat_map(|f| &mut f.node).try_for_each(|n| external.resolve_node(n))?;
         }
         check_opset(&rest)?;

@@ -466,7 +466,7 @@ impl Graph {
     /// Takes the names that `gone` accepts off the graph's inputs, and says how many.
     pub fn drop_inputs(&mut self, gone: impl Fn(&Graph, &str) -> bool) -> usize {
         let dropped: HashSet<String> =
-            self.rest.input.iter().map(|v| v.name()).filter(|n| gone(self, n)).map(str::to_owned).collect();
+            self.rest.input.iter().map(|v| v.name()).filter(|name| gone(self, name)).map(str::to_owned).collect();
         if !dropped.is_empty() {
             self.rest.edit().input.retain(|v| !dropped.contains(v.name()));
             self.index.inputs.retain(|n| !dropped.contains(n));
