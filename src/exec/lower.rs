@@ -19,7 +19,7 @@ pub fn lower(model: &Model) -> Result<Model> {
     widen(&mut model)?;
     let graph = &mut model.graph;
     for id in graph.node_ids() {
-        let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n)) else { continue };
+        let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n) && n.output.len() == 1) else { continue };
         let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
         if let Some(codes) = graph.constant(input)? {
             let real = Linear::read(graph, node)?.dequantize(&codes).at(|| graph.label(id))?;
@@ -27,7 +27,7 @@ pub fn lower(model: &Model) -> Result<Model> {
             graph.remove(id);
             graph.set_initializer(real.to_proto(&output));
         } else if let Some((quantize, _)) = graph.producer(input)
-            && graph.node(quantize).is_some_and(Linear::quantizes)
+            && graph.node(quantize).is_some_and(|n| Linear::quantizes(n) && n.output.len() == 1)
         {
             fuse(graph, quantize, id)?;
         }
