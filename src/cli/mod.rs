@@ -8,6 +8,7 @@ mod print;
 mod progress;
 mod quantize;
 mod validate;
+mod write;
 
 use std::process::ExitCode;
 

@@ -143,6 +143,7 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
             (reals.map(|x| measure(&x, &shape, found.axis, false)), Some(code.facts(walk)?))
         }
     };
+    constant.release();
     Ok(WeightRow {
         node: walk.path(found.site),
         operator: site.node.operator(),

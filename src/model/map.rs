@@ -13,8 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Maps larger than this give pages back that were read through; smaller ones keep them for the next reader.
 const LARGE: usize = 512 << 20;
 
-/// The large maps.
-static LARGE_MAPS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
+/// The maps that give pages back.
+static LISTED: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
 
 /// Shares a map, and keeps it while any slice of it lives.
 struct Shared(Arc<Mmap>);
@@ -43,16 +43,21 @@ pub fn map(path: &Path) -> Result<Bytes> {
     if file.metadata().map_err(io)?.len() == 0 {
         return Err(Error::new(ErrorKind::Malformed, "the file is empty").at(place()));
     }
-    map_file(&file).map_err(io)
+    map_open(&file, LARGE).map_err(io)
 }
 
-/// The bytes of an open file that is not empty.
-pub(super) fn map_file(file: &File) -> std::io::Result<Bytes> {
+/// The bytes of an open file that is not empty, and whose pages are given back whatever its size.
+pub(super) fn map_scratch(file: &File) -> std::io::Result<Bytes> {
+    map_open(file, 0)
+}
+
+/// The bytes of an open file that is not empty; they are listed if they are as many as `listed` or more.
+fn map_open(file: &File, listed: usize) -> std::io::Result<Bytes> {
     // SAFETY: the map is read only. Another process that truncates the file while it is mapped can make
     // reads fail (SIGBUS), as for every program that maps its input; files are written by rename, never in place.
     let map = Arc::new(unsafe { Mmap::map(file) }?);
-    if map.len() > LARGE {
-        let mut maps = LARGE_MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+    if map.len() >= listed {
+        let mut maps = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
         maps.retain(|m| m.strong_count() > 0);
         maps.push(Arc::downgrade(&map));
     }
@@ -62,7 +67,7 @@ pub(super) fn map_file(file: &File) -> std::io::Result<Bytes> {
 /// Says that these bytes were read and are not needed soon: where they lie in a large map, their pages go back to the
 /// system, so that going through a model larger than memory does not fill it. They can still be read, from the file.
 pub fn release(bytes: &[u8]) {
-    let maps = LARGE_MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let maps = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
     for map in maps.iter().filter_map(Weak::upgrade) {
         let lies = map.as_ptr_range();
         let own = bytes.as_ptr_range();
@@ -89,7 +94,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.seek(SeekFrom::Start(LARGE as u64 + 8192)).unwrap();
         file.write_all(b"end").unwrap();
-        let bytes = map_file(&file).unwrap();
+        let bytes = map_open(&file, LARGE).unwrap();
         let end = bytes.slice(bytes.len() - 3..);
         assert_eq!(end[..], b"end"[..]);
         release(&end);

@@ -283,7 +283,7 @@ fn is_device(path: &Path) -> bool {
 }
 
 /// A file that vanishes unless it gets a name.
-fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+pub(super) fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
     tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder)
 }
 

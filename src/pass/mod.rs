@@ -18,7 +18,7 @@ mod widen_float16;
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
-use crate::model::{Model, NodeId};
+use crate::model::{Model, NodeId, Scratch};
 
 pub use drop_identity::DropIdentity;
 pub use fold_batch_norm::FoldBatchNorm;
@@ -57,6 +57,8 @@ pub struct Context<'a> {
     pub executor: Option<&'a dyn Executor>,
     /// Who listens.
     pub events: &'a dyn Events,
+    /// Where codes wait to be written; `None` for in memory.
+    pub scratch: Option<Scratch>,
     /// What was left alone, and why.
     pub skipped: Vec<Skipped>,
     /// How many places the present pass changed.
@@ -77,7 +79,7 @@ pub struct Skipped {
 impl<'a> Context<'a> {
     /// A context in which nothing happened yet.
     pub fn new(executor: Option<&'a dyn Executor>, events: &'a dyn Events) -> Self {
-        Context { executor, events, skipped: Vec::new(), changed: 0 }
+        Context { executor, events, scratch: None, skipped: Vec::new(), changed: 0 }
     }
 
     /// Notes that the pass leaves a node alone.

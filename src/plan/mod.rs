@@ -8,6 +8,7 @@ mod fit;
 mod place;
 mod policy;
 mod select;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -48,6 +49,8 @@ pub enum Verdict {
     Quantized,
     /// Goes, because the quantized range of its output does its work.
     Absorbed,
+    /// Computes in float, with a weight that is stored as codes.
+    WeightOnly,
     /// Computes in float.
     Float,
 }

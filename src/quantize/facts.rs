@@ -14,21 +14,21 @@ pub struct Report {
     pub qdq: &'static str,
     /// The target's name.
     pub target: &'static str,
-    /// The engine that ran the models.
-    pub engine: String,
+    /// The engine that ran the models; `None` if they were not run.
+    pub engine: Option<String>,
     /// Opset before and after.
     pub opset: (i64, i64),
     /// Bytes of the model before and after.
     pub size: (usize, usize),
-    /// The samples and how they were split.
-    pub samples: Split,
+    /// The samples and how they were split; `None` if there were none.
+    pub samples: Option<Split>,
     /// How many nodes are what.
     pub counts: Counts,
     /// Every node that was considered, in the graph's order.
     pub nodes: Vec<NodeRow>,
     /// What the passes left alone.
     pub skipped: Vec<Skipped>,
-    /// Drift of each output against the float model.
+    /// Drift of each output against the float model; empty if they were not run.
     pub outputs: Vec<OutputDrift>,
     /// What the user should know.
     pub warnings: Vec<String>,
@@ -58,6 +58,8 @@ pub struct Counts {
     pub quantized: usize,
     /// Nodes that a range took the place of.
     pub absorbed: usize,
+    /// Nodes that compute in float with a weight that is stored as codes.
+    pub weight_only: usize,
     /// Nodes that compute in float.
     pub float: usize,
     /// Constants stored as codes: weights and operands.
@@ -75,7 +77,7 @@ pub struct NodeRow {
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// `quantized`, `absorbed` or `float`.
+    /// `quantized`, `absorbed`, `weight-only` or `float`.
     pub verdict: &'static str,
     /// Why.
     pub reason: String,
@@ -96,6 +98,7 @@ pub(super) fn count(plan: &Plan) -> Counts {
     Counts {
         quantized: with(Verdict::Quantized),
         absorbed: with(Verdict::Absorbed),
+        weight_only: with(Verdict::WeightOnly),
         float: with(Verdict::Float),
         constants: plan.constants.len() - biases,
         biases,
@@ -110,6 +113,7 @@ pub(super) fn rows(model: &Model, plan: &Plan) -> Vec<NodeRow> {
         let verdict = match d.verdict {
             Verdict::Quantized => "quantized",
             Verdict::Absorbed => "absorbed",
+            Verdict::WeightOnly => "weight-only",
             Verdict::Float => "float",
         };
         Some(NodeRow { node: name.to_owned(), operator: node.operator(), verdict, reason: d.reason.clone() })

@@ -1,6 +1,6 @@
 //! What people read of a quantization.
 
-use super::{NodeRow, Report};
+use super::{Counts, NodeRow, Report, Split};
 use crate::report::{Cell, Column, Table, number};
 use crate::validate::output_table;
 
@@ -15,11 +15,27 @@ fn change(before: f64, after: f64) -> String {
     }
 }
 
+impl Split {
+    fn in_words(&self) -> String {
+        if self.calibration == 0 {
+            format!("all {} verify", self.verification)
+        } else if self.shared {
+            format!(
+                "all {} calibrate and verify: too few to hold any back, so the drift below may be too good",
+                self.calibration
+            )
+        } else {
+            format!("{} calibrate, {} others verify", self.calibration, self.verification)
+        }
+    }
+}
+
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
-        let mut tables = vec![self.summary(), output_table(&self.outputs)];
-        tables.extend([self.operators(), self.reasons()].into_iter().filter(|t| !t.rows.is_empty()));
+        let others = [output_table(&self.outputs), self.operators(), self.reasons()];
+        let mut tables = vec![self.summary()];
+        tables.extend(others.into_iter().filter(|t| !t.rows.is_empty()));
         tables
     }
 
@@ -37,35 +53,42 @@ impl Report {
                 format!("{} -> {}", self.opset.0, self.opset.1)
             },
         );
-        let s = &self.samples;
-        t.fact("samples", s.source.clone());
-        t.fact(
-            "split",
-            if s.shared {
-                format!(
-                    "all {} calibrate and verify: too few to hold any back, so the drift below may be too good",
-                    s.calibration
-                )
-            } else {
-                format!("{} calibrate, {} others verify", s.calibration, s.verification)
-            },
-        );
+        if let Some(s) = &self.samples {
+            t.fact("samples", s.source.clone());
+            t.fact("split", s.in_words());
+        }
         let c = &self.counts;
-        t.fact("nodes", format!("{} quantized, {} absorbed into ranges, {} float", c.quantized, c.absorbed, c.float));
-        t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
-        t.fact("Q/DQ pairs", c.pairs.to_string());
+        match c.weight_only {
+            0 => {
+                let Counts { quantized, absorbed, float, .. } = c;
+                t.fact("nodes", format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float"));
+                t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
+                t.fact("Q/DQ pairs", c.pairs.to_string());
+            }
+            n => {
+                t.fact("nodes", format!("{n} with a quantized weight, {} float", c.float));
+                t.fact("stored as codes", format!("{} weights", c.constants));
+            }
+        }
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
         t.fact("time", times.join(", "));
         if let Some(peak) = self.peak_memory {
             t.fact("peak memory", number::bytes(peak));
         }
-        t.fact("engine", self.engine.clone());
+        match &self.engine {
+            Some(engine) => t.fact("engine", engine.clone()),
+            None => t.fact("not verified", "no samples were given to run the two models with"),
+        }
         t
     }
 
     fn operators(&self) -> Table {
-        let columns = ["quantized", "absorbed", "float"];
-        let mut t = Table::new("Nodes", [vec![Column::left("operator")], columns.map(Column::right).to_vec()].concat());
+        let weights = self.counts.weight_only > 0;
+        let columns = if weights { &["weight-only", "float"][..] } else { &["quantized", "absorbed", "float"] };
+        let mut t = Table::new(
+            "Nodes",
+            [vec![Column::left("operator")], columns.iter().map(|c| Column::right(c)).collect()].concat(),
+        );
         let mut counts: Vec<(&str, [u64; 3])> = Vec::new();
         for node in &self.nodes {
             let Some(column) = columns.iter().position(|c| *c == node.verdict) else { continue };
@@ -83,7 +106,9 @@ impl Report {
         let cell = |n: u64| if n == 0 { Cell::None } else { Cell::Count(n) };
         t.rows = counts
             .into_iter()
-            .map(|(op, n)| [vec![Cell::Text(op.to_owned())], n.map(cell).to_vec()].concat())
+            .map(|(op, n)| {
+                [vec![Cell::Text(op.to_owned())], n.iter().take(columns.len()).map(|&n| cell(n)).collect()].concat()
+            })
             .collect();
         t
     }
