@@ -350,10 +350,15 @@ impl Graph {
         };
         let mut new = old.clone();
         change(new.edit());
-        self.index.drop_node(id, &old);
-        let outcome = self.index.add_node(id, &new);
-        if outcome.is_err() {
-            self.index.add_node(id, &old)?;
+        let mut outcome = Ok(());
+        // What is not indexed may change without a step through a long list of uses.
+        if old.input != new.input || old.output != new.output || old.subgraphs().chain(new.subgraphs()).next().is_some()
+        {
+            self.index.drop_node(id, &old);
+            outcome = self.index.add_node(id, &new);
+            if outcome.is_err() {
+                self.index.add_node(id, &old)?;
+            }
         }
         for name in &new.output {
             self.take_name(name);

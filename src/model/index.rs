@@ -55,9 +55,13 @@ impl Index {
         let moved = self.uses.remove(old).unwrap_or_default();
         if !moved.is_empty() {
             let uses = self.uses.entry(new.to_owned()).or_default();
-            // Both are sorted, so this takes one step a use.
-            uses.extend_from_slice(&moved);
-            uses.sort();
+            if moved.len() < uses.len() / 64 {
+                moved.iter().for_each(|at| uses.insert(uses.partition_point(|u| u < at), *at));
+            } else {
+                // Both are sorted, so this takes one step a use.
+                uses.extend_from_slice(&moved);
+                uses.sort();
+            }
         }
         moved
     }

@@ -1,5 +1,8 @@
 //! The graph that is being raised, inside the graphs around it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
     At, AttributeProto, DataType, Dim, Graph, GraphProto, InputSpec, NodeExt, NodeId, NodeProto, Tensor, TensorProto,
@@ -27,10 +30,31 @@ const KEEPS_SHAPE: &[&str] = &[
     "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
 ];
 
+/// What was found out about the values of a graph, by their names; `None` for what cannot be told. Raising changes no
+/// value, so it stays true.
+#[derive(Default)]
+struct Found {
+    dtypes: HashMap<String, Option<DataType>>,
+    shapes: HashMap<String, Option<Shape>>,
+}
+
+/// Dimensions; `None` for one that is not fixed.
+type Shape = Vec<Option<usize>>;
+
+/// What a look at the producer of a value says.
+enum Look<T> {
+    /// This.
+    Is(Option<T>),
+    /// The same as of this value.
+    As(String),
+}
+
 /// The graphs from the model's, or a function's, down to the one whose nodes are being raised.
 pub(super) struct Scope {
     /// The innermost last.
     graphs: Vec<Graph>,
+    /// What was found out about values, for each of the graphs.
+    found: RefCell<Vec<Found>>,
     /// The opset to reach.
     pub(super) to: i64,
     /// Whether float32 is the only float type that the model speaks of.
@@ -40,17 +64,19 @@ pub(super) struct Scope {
 impl Scope {
     /// A graph that no other one is around.
     pub(super) fn of(graph: Graph, to: i64, only_float32: bool) -> Scope {
-        Scope { graphs: vec![graph], to, only_float32 }
+        Scope { graphs: vec![graph], found: RefCell::new(vec![Found::default()]), to, only_float32 }
     }
 
     /// Goes into a subgraph.
     pub(super) fn enter(&mut self, graph: GraphProto) -> Result<()> {
         self.graphs.push(Graph::from_proto(graph)?);
+        self.found.get_mut().push(Found::default());
         Ok(())
     }
 
     /// Comes back out of a graph.
     pub(super) fn leave(&mut self) -> Option<Graph> {
+        self.found.get_mut().pop();
         self.graphs.pop()
     }
 
@@ -74,10 +100,14 @@ impl Scope {
 
     /// The graph that has a value of this name.
     fn home(&self, name: &str) -> Option<&Graph> {
+        self.level(name).map(|level| &self.graphs[level])
+    }
+
+    /// Which graph has a value of this name, counted from the outermost.
+    fn level(&self, name: &str) -> Option<usize> {
         self.graphs
             .iter()
-            .rev()
-            .find(|g| g.producer(name).is_some() || g.initializer(name).is_some() || g.is_input(name))
+            .rposition(|g| g.producer(name).is_some() || g.initializer(name).is_some() || g.is_input(name))
     }
 
     /// The value, where it is a constant: an initializer that is no graph input, or a Constant node.
@@ -105,54 +135,81 @@ impl Scope {
 
     /// The element type of the value, as far as it is stated or follows.
     pub(super) fn dtype(&self, name: &str) -> Option<DataType> {
-        let mut name = name;
-        for _ in 0..self.steps_back() {
-            let graph = self.home(name)?;
-            if let Some(dtype) = graph.stated_dtype(name).filter(|&d| d != DataType::Undefined) {
-                return Some(dtype);
-            }
-            let (id, place) = graph.producer(name)?;
-            let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
-            name = match node.op_type() {
-                "Cast" => return DataType::try_from(i32::try_from(node.int("to")?).ok()?).ok(),
-                "Constant" => return DataType::try_from(node.tensor("value")?.data_type()).ok(),
-                "Where" => node.input_at(1)?,
-                op if KEEPS_TYPE.contains(&op) => node.input_at(0)?,
-                _ => return None,
-            };
+        self.follow(name, |f| &mut f.dtypes, Self::look_for_dtype)
+    }
+
+    fn look_for_dtype(graph: &Graph, name: &str) -> Option<Look<DataType>> {
+        if let Some(dtype) = graph.stated_dtype(name).filter(|&d| d != DataType::Undefined) {
+            return Some(Look::Is(Some(dtype)));
         }
-        None
+        let (id, place) = graph.producer(name)?;
+        let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
+        let of = |dtype: i32| Look::Is(DataType::try_from(dtype).ok());
+        Some(match node.op_type() {
+            "Cast" => of(i32::try_from(node.int("to")?).ok()?),
+            "Constant" => of(node.tensor("value")?.data_type()),
+            "Where" => Look::As(node.input_at(1)?.to_owned()),
+            op if KEEPS_TYPE.contains(&op) => Look::As(node.input_at(0)?.to_owned()),
+            _ => return None,
+        })
     }
 
     /// The dimensions of the value, as far as they are stated or follow; `None` in place of one that is not fixed.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<Option<usize>>> {
-        let mut name = name;
-        for _ in 0..self.steps_back() {
-            let graph = self.home(name)?;
-            if let Some(tensor) = graph.initializer(name) {
-                return Some(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect());
-            }
-            if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
-                let fixed = |d: &Dim| match d {
-                    Dim::Fixed(n) => Some(*n),
-                    Dim::Symbol(_) => None,
-                };
-                return Some(shape.iter().map(fixed).collect());
-            }
-            let (id, place) = graph.producer(name)?;
-            let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
-            name = match node.op_type() {
-                "Flatten" | "Gemm" => return Some(vec![None, None]),
-                op if KEEPS_SHAPE.contains(&op) => node.input_at(0)?,
-                _ => return None,
-            };
-        }
-        None
+    pub(super) fn shape(&self, name: &str) -> Option<Shape> {
+        self.follow(name, |f| &mut f.shapes, Self::look_for_shape)
     }
 
-    /// A bound for walks along producers, which end at any cycle a broken graph may hold.
-    fn steps_back(&self) -> usize {
-        1 + self.graphs.iter().map(|g| g.nodes().count()).sum::<usize>()
+    fn look_for_shape(graph: &Graph, name: &str) -> Option<Look<Shape>> {
+        if let Some(tensor) = graph.initializer(name) {
+            return Some(Look::Is(Some(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect())));
+        }
+        if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
+            let fixed = |d: &Dim| match d {
+                Dim::Fixed(n) => Some(*n),
+                Dim::Symbol(_) => None,
+            };
+            return Some(Look::Is(Some(shape.iter().map(fixed).collect())));
+        }
+        let (id, place) = graph.producer(name)?;
+        let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
+        Some(match node.op_type() {
+            "Flatten" | "Gemm" => Look::Is(Some(vec![None, None])),
+            op if KEEPS_SHAPE.contains(&op) => Look::As(node.input_at(0)?.to_owned()),
+            _ => return None,
+        })
+    }
+
+    /// Looks at a value, and at those it is like, until one tells; remembers the answer for all of them. Values that are
+    /// like one another in a circle, which a broken graph may hold, tell nothing.
+    fn follow<T: Clone>(
+        &self,
+        name: &str,
+        memory: fn(&mut Found) -> &mut HashMap<String, Option<T>>,
+        look: fn(&Graph, &str) -> Option<Look<T>>,
+    ) -> Option<T> {
+        let mut found = self.found.borrow_mut();
+        let mut asked = Vec::new();
+        let mut name = name.to_owned();
+        let answer = loop {
+            let Some(level) = self.level(&name) else { break None };
+            let known = memory(&mut found[level]);
+            if let Some(answer) = known.get(&name) {
+                break answer.clone();
+            }
+            // Until it is known: nothing.
+            known.insert(name.clone(), None);
+            let look = look(&self.graphs[level], &name);
+            asked.push((level, name));
+            match look {
+                Some(Look::As(other)) => name = other,
+                Some(Look::Is(answer)) => break answer,
+                None => break None,
+            }
+        };
+        for (level, name) in asked {
+            memory(&mut found[level]).insert(name, answer.clone());
+        }
+        answer
     }
 
     // ---- writing ----
