@@ -1,5 +1,6 @@
 //! The one error type of the library.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The result of every fallible function of this crate.
@@ -43,8 +44,11 @@ struct Inner {
 
 impl Error {
     /// An error with a message: lower case, no final stop, names in backticks.
+    ///
+    /// Messages, places and hints may hold text from files: control characters are written as escapes, and what is
+    /// longer than 400 characters loses its middle.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, places: Vec::new(), message: message.into(), hint: None, source: None }))
+        Error(Box::new(Inner { kind, places: Vec::new(), message: fit(message.into()), hint: None, source: None }))
     }
 
     /// The system's error, in its own words without its number.
@@ -57,14 +61,14 @@ impl Error {
     /// Says where it happened; later calls add places further out.
     #[must_use]
     pub fn at(mut self, place: impl Into<String>) -> Self {
-        self.0.places.push(place.into());
+        self.0.places.push(fit(place.into()));
         self
     }
 
     /// Says how the user gets out of it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.0.hint = Some(fit(hint.into()));
         self
     }
 
@@ -101,6 +105,32 @@ impl std::error::Error for Error {
     }
 }
 
+/// The longest text of a message, in characters.
+const LONGEST: usize = 400;
+
+/// The text as a terminal can show it, short enough to be read.
+fn fit(text: String) -> String {
+    if text.len() <= LONGEST && !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped =
+        |s: &str| s.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect();
+    escaped(&shortened(&text, LONGEST))
+}
+
+/// The text without its middle where it has more than `most` characters: its beginning and its end, `…` between them.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    // So many bytes are at most so many characters.
+    if text.len() <= most || text.chars().nth(most).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let tail = most.saturating_sub(1) / 2;
+    let head = most.saturating_sub(1 + tail);
+    let from = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(i, _)| i);
+    let end = text.char_indices().rev().take(tail).last().map_or(text.len(), |(i, _)| i);
+    Cow::Owned(format!("{}…{}", &text[..from(head)], &text[end..]))
+}
+
 /// Adds a place to the error of a result.
 pub trait Place<T> {
     /// Says where the error happened.
@@ -122,5 +152,20 @@ mod tests {
         let e = Error::new(ErrorKind::InvalidModel, "no weight").at("node `a` (Conv)").at("model.onnx").hint("fold it");
         assert_eq!(e.to_string(), "model.onnx: node `a` (Conv): no weight");
         assert_eq!(e.way_out(), Some("fold it"));
+    }
+
+    #[test]
+    fn text_from_files_stays_readable() {
+        let long = "ä".repeat(1_000_000);
+        let e = Error::new(ErrorKind::InvalidModel, format!("first {long} last")).at("a\u{1b}[2Jb\n").hint(long);
+        let text = e.to_string();
+        assert!(text.starts_with("a\\u{1b}[2Jb\\n: first ä") && text.ends_with("ä last"), "{text}");
+        assert!(text.contains('…') && text.chars().count() < 450);
+        assert_eq!(e.way_out().map(|h| h.chars().count()), Some(LONGEST));
+        for (most, cut) in
+            [(9, "abcdefgh"), (8, "abcdefgh"), (7, "abc…fgh"), (4, "ab…h"), (2, "a…"), (1, "…"), (0, "…")]
+        {
+            assert_eq!(shortened("abcdefgh", most), cut);
+        }
     }
 }

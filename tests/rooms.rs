@@ -70,7 +70,7 @@ fn rooms_only_look_up() {
 }
 
 #[test]
-fn only_one_file_names_the_engine_and_one_is_unsafe() {
+fn only_one_file_names_the_engine_and_two_are_unsafe() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     rust_files(&src, &mut files);
@@ -78,7 +78,8 @@ fn only_one_file_names_the_engine_and_one_is_unsafe() {
         let text = std::fs::read_to_string(&file).unwrap();
         let inside = file.strip_prefix(&src).unwrap().to_string_lossy().replace('\\', "/");
         assert!(!text.contains("tract_onnx") || inside == "exec/tract.rs", "{inside} names tract");
-        assert!(!text.contains("unsafe {") || inside == "model/map.rs", "{inside} is unsafe");
+        let may_be_unsafe = matches!(&*inside, "model/map.rs" | "cli/memory.rs");
+        assert!(!text.contains("unsafe {") || may_be_unsafe, "{inside} is unsafe");
         let prints = ["println!", "print!(", "eprintln!", "std::env::", "process::exit"];
         let speaks = prints.iter().any(|p| text.contains(p));
         assert!(

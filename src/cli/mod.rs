@@ -29,6 +29,7 @@ enum Cli {
 
 /// Parses the arguments and runs the subcommand. Data go to stdout, words to stderr; failures exit with 2.
 pub fn main() -> ExitCode {
+    memory::bound();
     // The engine's panics on unusual models come back as errors, and are told as such.
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::{Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
@@ -18,8 +18,9 @@ pub fn lower(model: &Model) -> Result<Model> {
     let mut model = model.clone();
     widen(&mut model)?;
     let graph = &mut model.graph;
+    check_attributes(graph)?;
     for id in graph.node_ids() {
-        let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n)) else { continue };
+        let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n) && n.output.len() == 1) else { continue };
         let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
         if let Some(codes) = graph.constant(input)? {
             let real = Linear::read(graph, node)?.dequantize(&codes).at(|| graph.label(id))?;
@@ -27,7 +28,7 @@ pub fn lower(model: &Model) -> Result<Model> {
             graph.remove(id);
             graph.set_initializer(real.to_proto(&output));
         } else if let Some((quantize, _)) = graph.producer(input)
-            && graph.node(quantize).is_some_and(Linear::quantizes)
+            && graph.node(quantize).is_some_and(|n| Linear::quantizes(n) && n.output.len() == 1)
         {
             fuse(graph, quantize, id)?;
         }
@@ -36,6 +37,21 @@ pub fn lower(model: &Model) -> Result<Model> {
     graph.drop_unused_initializers();
     name_apart(graph)?;
     Ok(model)
+}
+
+/// Refuses what engines take for granted, and work on without end where it is not so: the axes of a Transpose are all
+/// its axes, each once (ai.onnx, Transpose-1).
+fn check_attributes(graph: &Graph) -> Result<()> {
+    for (_, node) in graph.nodes().filter(|(_, n)| n.is("Transpose")) {
+        let perm = node.ints("perm").unwrap_or_default();
+        let mut sorted = perm.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..perm.len() as i64) {
+            let message = format!("`perm` {perm:?} does not list every axis once");
+            return Err(Error::new(ErrorKind::InvalidModel, message).at(node.label()));
+        }
+    }
+    Ok(())
 }
 
 /// Writes out a default that engines take for another type: ConstantOfShape without a value makes float32 zeros

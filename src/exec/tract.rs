@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, Seen, Session, lower};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value};
+use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value, ValueInfoProto};
 use crate::number::{Format, QuantParams};
 use crate::sample::Sample;
 
@@ -103,7 +103,11 @@ impl Executor for Tract {
     fn prepare(&self, model: &Model, shapes: &[InputShape], watch: &[String]) -> Result<Box<dyn Prepared>> {
         let (parsed, outlets) = Self::parse(model, Some(shapes))?;
         let inputs: Vec<String> = InputSpec::all(&model.graph)?.into_iter().map(|s| s.name).collect();
-        let dtypes = model.graph.outputs().iter().map(|v| Ok(InputSpec::of(v)?.dtype)).collect::<Result<Vec<_>>>()?;
+        let dtype = |v: &ValueInfoProto| match v.r#type {
+            Some(_) => Ok(InputSpec::of(v)?.dtype),
+            None => Ok(DataType::Undefined),
+        };
+        let dtypes = model.graph.outputs().iter().map(dtype).collect::<Result<Vec<_>>>()?;
         guarded("tract cannot prepare the model", || {
             let mut model = parsed;
             let known = |w: &&(usize, &String)| outlets.contains_key(w.1);
@@ -112,7 +116,9 @@ impl Executor for Tract {
             let own = outputs.len();
             outputs.extend(wanted.iter().map(|w| outlets[w.1]));
             model.select_output_outlets(&outputs)?;
-            let mut model = model.into_typed()?.into_optimized()?;
+            let model = model.into_typed()?;
+            check_sizes(&model)?;
+            let mut model = model.into_optimized()?;
             // An output keeps its place through every pass, so places tell the names.
             let mut plan = Watch { taps: HashMap::new(), inputs: Vec::new(), folded: Vec::new() };
             for (&(value, name), outlet) in wanted.iter().zip(model.outputs[own..].to_vec()) {
@@ -243,6 +249,24 @@ impl Running {
         let outputs = outputs?;
         outputs[..self.ready.own].iter().zip(&self.ready.dtypes).map(|(t, &d)| from_tract(t, d)).collect()
     }
+}
+
+/// The largest value that is run, in bytes: 16 GiB. Models that are quantized here hold values of megabytes.
+const LARGEST: usize = 1 << 34;
+
+/// Refuses a model with a value whose size is known and past [`LARGEST`], before memory is taken for it.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for node in model.nodes() {
+        for output in &node.outputs {
+            let fact = &output.fact;
+            let Some(shape) = fact.shape.as_concrete() else { continue };
+            let size = fact.datum_type.size_of();
+            if shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).is_none_or(|n| n > LARGEST) {
+                bail!("`{}` gives a value of shape {shape:?}, which is too large to be run", node.name);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn datum_type(dtype: DataType) -> TractResult<DatumType> {

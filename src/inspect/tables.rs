@@ -1,5 +1,7 @@
 //! The facts as tables.
 
+use std::collections::HashSet;
+
 use super::{ActivationRow, Coding, Coverage, Grain, Inspection, MethodRange, ModelFacts, Quantization};
 use super::{QuantizedActivation, Span, ValueFact, WeightRow};
 use crate::report::{Cell, Column, Table, number};
@@ -52,11 +54,9 @@ fn model(facts: &ModelFacts, quantization: Option<&Quantization>) -> Table {
 
 /// The operator sets that nodes belong to, and how many more are imported.
 fn opsets(facts: &ModelFacts) -> String {
-    let (used, unused): (Vec<_>, Vec<_>) = facts.opsets.iter().partition(|o| {
-        let domain = format!("{}.", o.domain);
-        let mut names = facts.operators.iter().filter_map(|n| n.operator.strip_prefix(&domain));
-        o.domain == "ai.onnx" || names.any(|name| !name.contains('.'))
-    });
+    let domains: HashSet<&str> = facts.operators.iter().filter_map(|n| Some(n.operator.rsplit_once('.')?.0)).collect();
+    let (used, unused): (Vec<_>, Vec<_>) =
+        facts.opsets.iter().partition(|o| o.domain == "ai.onnx" || domains.contains(&*o.domain));
     let mut words: Vec<String> = used.iter().map(|o| format!("{} {}", o.domain, o.version)).collect();
     if !unused.is_empty() {
         words.push(format!("{} more without a node", unused.len()));

@@ -4,8 +4,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, shortened};
 use crate::model::{DataType, Model, NodeExt, NodeProto, Tensor, TensorProto, release, width};
+use crate::proto::FunctionProto;
+
+/// How many characters are shown of the name of a node around another.
+const AROUND: usize = 80;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +24,21 @@ pub(super) enum Origin {
 
 /// A node in its place.
 pub(super) struct Site<'m> {
-    /// Its name, or its first output where it has none, behind those of the nodes around it:
-    /// `If_0 > then_branch > Conv_3`.
-    pub path: String,
+    /// What is around it.
+    around: Around<'m>,
     /// The node.
     pub node: &'m NodeProto,
     /// Where its inputs come from, one a slot. Identity nodes are seen through.
     pub inputs: Vec<Origin>,
+}
+
+/// What is around a list of nodes.
+#[derive(Debug, Clone, Copy)]
+enum Around<'m> {
+    Model,
+    Function(&'m FunctionProto),
+    /// The subgraph in this attribute of that node, by its place in [`Walk::sites`].
+    Node(usize, &'m str),
 }
 
 /// An initializer, or the value of a Constant node.
@@ -64,11 +76,18 @@ impl<'m> Walk<'m> {
         let mut walk = Walk { sites: Vec::new(), constants: Vec::new(), readers: Vec::new() };
         let graph = &model.graph;
         let inputs = graph.inputs().iter().map(|v| v.name()).collect();
-        walk.lay(None, "", Part { inputs, initializers: graph.initializers(), nodes: graph.nodes().map(|(_, n)| n) });
+        walk.lay(
+            None,
+            Around::Model,
+            Part { inputs, initializers: graph.initializers(), nodes: graph.nodes().map(|(_, n)| n) },
+        );
         for function in &model.metadata().functions {
-            let path = format!("{}.{} > ", function.domain(), function.name());
             let inputs = function.input.iter().map(String::as_str).collect();
-            walk.lay(None, &path, Part { inputs, initializers: std::iter::empty(), nodes: function.node.iter() });
+            walk.lay(
+                None,
+                Around::Function(function),
+                Part { inputs, initializers: std::iter::empty(), nodes: function.node.iter() },
+            );
         }
         walk.readers = vec![Vec::new(); walk.sites.len()];
         for (reader, site) in walk.sites.iter().enumerate() {
@@ -81,7 +100,7 @@ impl<'m> Walk<'m> {
         walk
     }
 
-    fn lay<N, C>(&mut self, outer: Option<&Scope<'_, 'm>>, path: &str, part: Part<'m, N, C>)
+    fn lay<N, C>(&mut self, outer: Option<&Scope<'_, 'm>>, around: Around<'m>, part: Part<'m, N, C>)
     where
         N: Iterator<Item = &'m NodeProto>,
         C: Iterator<Item = &'m TensorProto>,
@@ -92,15 +111,14 @@ impl<'m> Walk<'m> {
             scope.origins.insert(tensor.name(), self.constant(tensor.name(), Cow::Borrowed(tensor)));
         }
         for node in part.nodes {
-            let name = if node.name().is_empty() { node.output_at(0).unwrap_or_default() } else { node.name() };
-            let path = format!("{path}{name}");
             let inputs: Vec<Origin> = node.input.iter().map(|name| scope.origin(name)).collect();
             let origin = match constant_value(node) {
                 Some(tensor) => self.constant(node.output_at(0).unwrap_or_default(), tensor),
                 None if node.is("Identity") => inputs.first().copied().unwrap_or(Origin::Outside),
                 None => Origin::Site(self.sites.len()),
             };
-            self.sites.push(Site { path: path.clone(), node, inputs });
+            let site = self.sites.len();
+            self.sites.push(Site { around, node, inputs });
             for attribute in &node.attribute {
                 for graph in attribute.g.iter().chain(&attribute.graphs) {
                     let part = Part {
@@ -108,7 +126,7 @@ impl<'m> Walk<'m> {
                         initializers: graph.initializer.iter(),
                         nodes: graph.node.iter(),
                     };
-                    self.lay_inside(&scope, &format!("{path} > {} > ", attribute.name()), part);
+                    self.lay_inside(&scope, Around::Node(site, attribute.name()), part);
                 }
             }
             scope.origins.extend(node.output.iter().filter(|n| !n.is_empty()).map(|n| (n.as_str(), origin)));
@@ -119,15 +137,38 @@ impl<'m> Walk<'m> {
     fn lay_inside(
         &mut self,
         scope: &Scope<'_, 'm>,
-        path: &str,
+        around: Around<'m>,
         part: Part<'m, std::slice::Iter<'m, NodeProto>, std::slice::Iter<'m, TensorProto>>,
     ) {
-        self.lay(Some(scope), path, part);
+        self.lay(Some(scope), around, part);
     }
 
     fn constant(&mut self, name: &'m str, proto: Cow<'m, TensorProto>) -> Origin {
         self.constants.push(Constant { name, proto });
         Origin::Constant(self.constants.len() - 1)
+    }
+
+    /// The node's name, or its first output where it has none, behind those of the nodes around it:
+    /// `If_0 > then_branch > Conv_3`. The names around it lose their middle where they are long: many nodes may stand
+    /// inside one.
+    pub fn path(&self, site: usize) -> String {
+        let title = |node: &'m NodeProto| match node.name() {
+            "" => node.output_at(0).unwrap_or_default(),
+            name => name,
+        };
+        let mut path = title(self.sites[site].node).to_owned();
+        let mut around = self.sites[site].around;
+        while let Around::Node(outer, attribute) = around {
+            let (name, attribute) = (title(self.sites[outer].node), shortened(attribute, AROUND));
+            path = format!("{} > {attribute} > {path}", shortened(name, AROUND));
+            around = self.sites[outer].around;
+        }
+        match around {
+            Around::Function(f) => {
+                format!("{}.{} > {path}", shortened(f.domain(), AROUND), shortened(f.name(), AROUND))
+            }
+            _ => path,
+        }
     }
 
     /// The first node that reads an output of this one, if it is one that `wanted` accepts.
@@ -178,13 +219,15 @@ impl Constant<'_> {
         matches!(self.dtype(), DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
     }
 
-    /// The dimensions. Errors when one is negative or their product is past 2^63.
+    /// The dimensions. Errors when one is negative, or the product of those that are not 0 is past 2^64.
     pub fn shape(&self) -> Result<Vec<usize>> {
         let dims: Option<Vec<usize>> = self.proto.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
-        dims.filter(|d| d.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_some()).ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, format!("the shape {:?} is impossible", self.proto.dims))
-                .at(format!("tensor `{}`", self.name))
-        })
+        dims.filter(|d| d.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d)).is_some()).ok_or_else(
+            || {
+                Error::new(ErrorKind::Malformed, format!("the shape {:?} is impossible", self.proto.dims))
+                    .at(format!("tensor `{}`", self.name))
+            },
+        )
     }
 
     /// How many elements there are. Errors as [`Constant::shape`].
@@ -306,7 +349,7 @@ mod tests {
         let proto = ModelProto { graph: Some(graph), opset_import, ..Default::default() };
         let model = Model::from_proto(proto).unwrap();
         let walk = Walk::of(&model);
-        let paths: Vec<&str> = walk.sites.iter().map(|s| s.path.as_str()).collect();
+        let paths: Vec<String> = (0..walk.sites.len()).map(|site| walk.path(site)).collect();
         assert_eq!(paths, ["abs", "c", "a", "choose", "choose > then_branch > y", "choose > else_branch > y"]);
         let weight = |site| walk.constants[walk.constant_at(site, 1).unwrap()].name;
         assert_eq!((weight(4), weight(5)), ("outer", "inner"));

@@ -145,7 +145,7 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
     };
     constant.release();
     Ok(WeightRow {
-        node: site.path.clone(),
+        node: walk.path(found.site),
         operator: site.node.operator(),
         weight: constant.name.to_owned(),
         dtype: dtype_name(constant.dtype()).to_lowercase(),

@@ -39,6 +39,11 @@ impl External {
         External { folder: None, files: HashMap::new() }
     }
 
+    /// Whether there may be files. A model in memory keeps its references: whoever reads the tensor is told.
+    pub fn is_some(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// Whether the tensor's data are in another file.
     pub fn holds(tensor: &TensorProto) -> bool {
         tensor.data_location() == DataLocation::External
@@ -70,8 +75,7 @@ impl External {
     ///
     /// Errors when the file is missing, outside the model's folder or too short.
     pub fn resolve(&mut self, tensor: &mut TensorProto) -> Result<()> {
-        // A model in memory keeps the reference: whoever reads the tensor is told.
-        if !External::holds(tensor) || self.folder.is_none() {
+        if !External::holds(tensor) || !self.is_some() {
             return Ok(());
         }
         let bytes = self.bytes_of(tensor).at(|| format!("external data of tensor `{}`", tensor.name()))?;

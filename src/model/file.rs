@@ -88,7 +88,7 @@ impl Model {
         if graphs.is_empty() && rest.ir_version.is_none() {
             return Err(no_model());
         }
-        if rest.functions.iter().any(|f| f.node.iter().any(External::is_used_by)) {
+        if external.is_some() && rest.functions.iter().any(|f| f.node.iter().any(External::is_used_by)) {
             rest.edit().functions.iter_mut().flat_map(|f| &mut f.node).try_for_each(|n| external.resolve_node(n))?;
         }
         check_opset(&rest)?;
@@ -96,6 +96,7 @@ impl Model {
             [] => return Err(no_graph()),
             [Field { whole, payload: Some(payload), .. }] => {
                 Graph::read(bytes.slice(whole.clone()), &bytes.slice(payload.clone()), &mut |part| match part {
+                    _ if !external.is_some() => Ok(()),
                     Part::Node(node) if External::is_used_by(node) => external.resolve_node(node.edit()),
                     Part::Tensor(tensor) if External::holds(tensor) => external.resolve(tensor.edit()),
                     _ => Ok(()),

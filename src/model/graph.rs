@@ -3,13 +3,14 @@
 mod body;
 mod inline;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
 use super::file::not_onnx;
 use super::index::Index;
 use super::names::{self, Names, sparse_names};
+use super::order::Order;
 use super::wire::{Encode, Kept, Pieces, fields};
 use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -55,12 +56,13 @@ pub struct Graph {
     /// Everything but nodes and initializers.
     rest: Kept<GraphProto>,
     nodes: Vec<Option<Kept<NodeProto>>>,
-    order: Vec<NodeId>,
+    order: Order,
     initializers: Vec<Option<Kept<TensorProto>>>,
     /// The field of the model that it was read from, key and length included, until the first edit.
     read: Option<Bytes>,
     index: Index,
-    taken: HashSet<String>,
+    /// Every name, and the first number that was not tried behind it.
+    taken: HashMap<String, u64>,
     revision: u64,
     /// What a body sees of the graphs around it; nothing for the graph of a model.
     around: Around,
@@ -76,6 +78,20 @@ pub(super) enum Part<'a> {
 
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidModel, message)
+}
+
+/// Everything that a graph says of its values: inputs, outputs and value_info.
+fn infos(rest: &GraphProto) -> impl Iterator<Item = &ValueInfoProto> {
+    rest.input.iter().chain(&rest.output).chain(&rest.value_info)
+}
+
+/// Where in [`infos`] each value comes first.
+fn index_infos(rest: &GraphProto) -> HashMap<String, usize> {
+    let mut places = HashMap::new();
+    for (i, v) in infos(rest).enumerate() {
+        places.entry(v.name().to_owned()).or_insert(i);
+    }
+    places
 }
 
 impl Graph {
@@ -120,19 +136,21 @@ impl Graph {
         nodes: Vec<Kept<NodeProto>>,
         initializers: Vec<Kept<TensorProto>>,
     ) -> Result<Graph> {
+        let count = u32::try_from(nodes.len()).map_err(|_| invalid(format!("it has {} nodes", nodes.len())))?;
         let mut graph = Graph {
-            order: (0..nodes.len() as u32).map(NodeId).collect(),
+            order: Order::of(count),
             rest,
             nodes: nodes.into_iter().map(Some).collect(),
             initializers: initializers.into_iter().map(Some).collect(),
             read: None,
             index: Index::default(),
-            taken: HashSet::new(),
+            taken: HashMap::new(),
             revision: 0,
             around: Around::default(),
         };
         graph.index = graph.build_index()?;
-        graph.taken = graph.every_name();
+        let names = graph.every_name();
+        graph.take_all(names);
         Ok(graph)
     }
 
@@ -150,7 +168,7 @@ impl Graph {
             return pieces.share(whole);
         }
         let mut inner = Pieces::default();
-        let nodes = self.order.iter().filter_map(|&id| self.nodes[id.0 as usize].as_ref());
+        let nodes = self.order.iter().filter_map(|slot| self.nodes[slot as usize].as_ref());
         nodes.for_each(|n| inner.field(1, n));
         self.rest.encode_into(&mut inner);
         self.initializers.iter().flatten().for_each(|t| inner.field(5, t));
@@ -172,12 +190,12 @@ impl Graph {
 
     /// The nodes in their order of execution.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &NodeProto)> + Clone {
-        self.order.iter().filter_map(|&id| Some((id, self.node(id)?)))
+        self.order.iter().filter_map(|slot| Some((NodeId(slot), self.node(NodeId(slot))?)))
     }
 
     /// The slots of the nodes in their order of execution, for loops that edit.
     pub fn node_ids(&self) -> Vec<NodeId> {
-        self.order.clone()
+        self.order.iter().map(NodeId).collect()
     }
 
     /// The node in a slot; `None` once it was removed.
@@ -267,8 +285,8 @@ impl Graph {
     /// What the file says of the value's type: an input, an output or a value_info entry, here or where a body captures
     /// it from.
     pub fn value_info(&self, name: &str) -> Option<&ValueInfoProto> {
-        let own = self.rest.input.iter().chain(&self.rest.output).chain(&self.rest.value_info);
-        own.chain(self.around.values.values().flatten()).find(|v| v.name() == name)
+        let own = self.index.info.get(name).and_then(|&i| infos(&self.rest).nth(i));
+        own.or_else(|| self.around.values.get(name)?.as_ref())
     }
 
     /// The element type the file states for the value, or that of the initializer.
@@ -297,13 +315,27 @@ impl Graph {
 
     /// A name like `base` that no value and no node has, now or in a subgraph.
     pub fn fresh_name(&mut self, base: &str) -> String {
-        let mut name = base.to_owned();
-        let mut n = 1;
-        while !self.taken.insert(name.clone()) {
+        let Some(&from) = self.taken.get(base) else {
+            self.take_name(base);
+            return base.to_owned();
+        };
+        let mut n = from;
+        let mut name = format!("{base}_{n}");
+        while !self.take_name(&name) {
             n += 1;
             name = format!("{base}_{n}");
         }
+        self.taken.insert(base.to_owned(), n + 1);
         name
+    }
+
+    /// Notes a name, and says whether it is new.
+    fn take_name(&mut self, name: &str) -> bool {
+        let new = !self.taken.contains_key(name);
+        if new {
+            self.taken.insert(name.to_owned(), 2);
+        }
+        new
     }
 
     /// Puts a node into the graph.
@@ -312,15 +344,15 @@ impl Graph {
     pub fn insert(&mut self, at: At, node: NodeProto) -> Result<NodeId> {
         let id = NodeId(self.nodes.len() as u32);
         self.index.add_node(id, &node)?;
-        let position = match at {
-            At::Start => 0,
-            At::End => self.order.len(),
-            At::Before(other) => self.position(other),
-            At::After(other) => self.position(other) + 1,
-        };
-        self.taken.extend(node.output.iter().cloned());
-        self.taken.insert(node.name().to_owned());
-        self.order.insert(position, id);
+        match at {
+            At::Start => self.order.insert_first(id.0),
+            At::End => self.order.insert_last(id.0),
+            At::Before(other) => self.order.insert_before(other.0, id.0),
+            At::After(other) => self.order.insert_after(other.0, id.0),
+        }
+        for name in node.output.iter().chain(&node.name) {
+            self.take_name(name);
+        }
         self.nodes.push(Some(Kept::new(node)));
         self.touch();
         Ok(id)
@@ -330,7 +362,7 @@ impl Graph {
     pub fn remove(&mut self, id: NodeId) -> Option<NodeProto> {
         let node = self.nodes[id.0 as usize].take()?;
         self.index.drop_node(id, &node);
-        self.order.retain(|&other| other != id);
+        self.order.remove(id.0);
         self.touch();
         Some(node.into_message())
     }
@@ -344,12 +376,19 @@ impl Graph {
         };
         let mut new = old.clone();
         change(new.edit());
-        self.index.drop_node(id, &old);
-        let outcome = self.index.add_node(id, &new);
-        if outcome.is_err() {
-            self.index.add_node(id, &old)?;
+        let mut outcome = Ok(());
+        // What is not indexed may change without a step through a long list of uses.
+        if old.input != new.input || old.output != new.output || old.subgraphs().chain(new.subgraphs()).next().is_some()
+        {
+            self.index.drop_node(id, &old);
+            outcome = self.index.add_node(id, &new);
+            if outcome.is_err() {
+                self.index.add_node(id, &old)?;
+            }
         }
-        self.taken.extend(new.output.iter().cloned());
+        for name in &new.output {
+            self.take_name(name);
+        }
         self.nodes[id.0 as usize] = Some(if outcome.is_ok() { new } else { old });
         self.touch();
         outcome
@@ -367,9 +406,16 @@ impl Graph {
 
     /// Lets every node that reads `old` read `new`. Captures and graph outputs stay as they are.
     pub fn redirect(&mut self, old: &str, new: &str) -> Result<()> {
-        for at in self.uses(old).to_vec() {
-            self.set_input(at, new)?;
+        if old == new {
+            return Ok(());
         }
+        // All at once: a node may read the value many times.
+        for at in self.index.move_uses(old, new) {
+            if let Some(node) = &mut self.nodes[at.node.0 as usize] {
+                node.edit().input[at.slot] = new.to_owned();
+            }
+        }
+        self.touch();
         Ok(())
     }
 
@@ -404,7 +450,7 @@ impl Graph {
             None => {
                 self.index.initializer.insert(name.clone(), self.initializers.len());
                 self.initializers.push(Some(Kept::new(tensor)));
-                self.taken.insert(name);
+                self.take_name(&name);
             }
         }
         self.touch();
@@ -448,11 +494,17 @@ impl Graph {
         }
     }
 
-    /// Takes a name off the graph's inputs.
-    pub fn drop_input(&mut self, name: &str) {
-        self.rest.edit().input.retain(|v| v.name() != name);
-        self.index.inputs.remove(name);
-        self.touch();
+    /// Takes the names that `gone` accepts off the graph's inputs, and says how many.
+    pub fn drop_inputs(&mut self, gone: impl Fn(&Graph, &str) -> bool) -> usize {
+        let dropped: HashSet<String> =
+            self.rest.input.iter().map(|v| v.name()).filter(|name| gone(self, name)).map(str::to_owned).collect();
+        if !dropped.is_empty() {
+            self.rest.edit().input.retain(|v| !dropped.contains(v.name()));
+            self.index.inputs.retain(|n| !dropped.contains(n));
+            self.index.info = index_infos(&self.rest);
+            self.touch();
+        }
+        dropped.len()
     }
 
     /// Removes value_info entries that name no value of this graph, or for which `stale` holds.
@@ -462,6 +514,7 @@ impl Graph {
             let known = index.producer.contains_key(v.name()) || index.initializer.contains_key(v.name());
             known && !stale(v.name())
         });
+        self.index.info = index_infos(&self.rest);
         self.touch();
     }
 
@@ -498,8 +551,8 @@ impl Graph {
             }
         }
         self.initializers.iter_mut().flatten().filter(|t| meant(t)).for_each(|t| change(t.edit()));
-        for &id in &self.order {
-            if let Some(node) = self.nodes[id.0 as usize].as_mut().filter(|n| any(n, meant)) {
+        for slot in self.order.iter() {
+            if let Some(node) = self.nodes[slot as usize].as_mut().filter(|n| any(n, meant)) {
                 visit(node.edit(), meant, change);
             }
         }
@@ -510,39 +563,46 @@ impl Graph {
     ///
     /// Errors when there is a cycle.
     pub fn sort(&mut self) -> Result<()> {
-        let mut ready: HashSet<NodeId> = HashSet::new();
-        let mut sorted = Vec::with_capacity(self.order.len());
+        #[derive(Clone, Copy)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.nodes.len()];
+        let mut sorted = Vec::new();
         // Depth first along the inputs, in the present order, keeps a sorted graph as it is.
-        for &root in &self.order {
-            let mut stack = vec![(root, false)];
-            let mut open = HashSet::new();
-            while let Some((id, done)) = stack.pop() {
-                if ready.contains(&id) {
-                    continue;
+        for root in self.order.iter() {
+            let mut stack = vec![root];
+            while let Some(&slot) = stack.last() {
+                match marks[slot as usize] {
+                    Mark::New => marks[slot as usize] = Mark::Open,
+                    Mark::Open => {
+                        marks[slot as usize] = Mark::Done;
+                        sorted.push(slot);
+                        stack.pop();
+                        continue;
+                    }
+                    Mark::Done => {
+                        stack.pop();
+                        continue;
+                    }
                 }
-                if done {
-                    ready.insert(id);
-                    sorted.push(id);
-                    continue;
-                }
-                if !open.insert(id) {
-                    return Err(invalid("the graph has a cycle".into()).at(self.label(id)));
-                }
-                stack.push((id, true));
-                let Some(node) = self.node(id) else { continue };
+                let Some(node) = self.node(NodeId(slot)) else { continue };
                 for name in node.input.iter().map(String::as_str).chain(captures(node)).rev() {
-                    if let Some((producer, _)) = self.producer(name).filter(|(p, _)| !ready.contains(p)) {
-                        if open.contains(&producer) && stack.contains(&(producer, true)) {
+                    let Some((producer, _)) = self.producer(name) else { continue };
+                    match marks[producer.0 as usize] {
+                        Mark::New => stack.push(producer.0),
+                        Mark::Open => {
                             return Err(invalid("the graph has a cycle".into()).at(self.label(producer)));
                         }
-                        open.remove(&producer);
-                        stack.push((producer, false));
+                        Mark::Done => {}
                     }
                 }
             }
         }
-        if sorted != self.order {
-            self.order = sorted;
+        if !self.order.iter().eq(sorted.iter().copied()) {
+            self.order.arrange(&sorted);
             self.touch();
         }
         Ok(())
@@ -553,7 +613,7 @@ impl Graph {
     /// Checks what must hold before a graph is run or written: every value one producer, everything that is read
     /// is there and comes first, every graph output is produced, and the index is true. In subgraphs too.
     pub fn check(&self) -> Result<()> {
-        debug_assert!(self.build_index()? == self.index, "the index equals a rebuilt one");
+        debug_assert!(self.build_index().is_ok_and(|i| i == self.index), "the index equals a rebuilt one");
         let mut around = Names::inside(None);
         for name in self.around.names() {
             around.input(name);
@@ -562,8 +622,11 @@ impl Graph {
         names::hold(Some(&around), &self.rest, initializers, self.nodes().map(|(_, n)| n))
     }
 
-    fn position(&self, id: NodeId) -> usize {
-        self.order.iter().position(|&o| o == id).unwrap_or(self.order.len().saturating_sub(1))
+    /// Notes that these names are not free.
+    fn take_all(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            self.taken.entry(name).or_insert(2);
+        }
     }
 
     fn build_index(&self) -> Result<Index> {
@@ -577,10 +640,15 @@ impl Graph {
         for (id, node) in self.nodes() {
             index.add_node(id, node).at(|| node.label())?;
         }
-        index.inputs = self.rest.input.iter().map(|v| v.name().to_owned()).collect();
+        for v in &self.rest.input {
+            if !index.inputs.insert(v.name().to_owned()) {
+                return Err(invalid(format!("two graph inputs are named `{}`", v.name())));
+            }
+        }
         index.outputs = self.rest.output.iter().map(|v| v.name().to_owned()).collect();
-        if let Some(name) = index.inputs.iter().find(|n| index.producer.contains_key(*n)) {
-            return Err(invalid(format!("the graph input `{name}` is also produced by a node")));
+        index.info = index_infos(&self.rest);
+        if let Some(v) = self.rest.input.iter().find(|v| index.producer.contains_key(v.name())) {
+            return Err(invalid(format!("the graph input `{}` is also produced by a node", v.name())));
         }
         Ok(index)
     }
@@ -719,7 +787,7 @@ mod tests {
     fn sort_mends_the_order_and_finds_cycles() {
         let mut g = chain();
         let ids = g.node_ids();
-        g.order.reverse();
+        g.order.arrange(&[2, 1, 0]);
         assert!(g.check().unwrap_err().to_string().contains("before it is produced"));
         g.sort().unwrap();
         assert_eq!(g.node_ids(), ids);

@@ -29,9 +29,9 @@ impl InputSpec {
     pub fn of(info: &ValueInfoProto) -> Result<InputSpec> {
         let name = info.name().to_owned();
         let Some(type_proto::Value::TensorType(t)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-            let what = format!("the input `{name}` is not a tensor");
+            let what = format!("the value `{name}` is not a tensor");
             return Err(Error::new(ErrorKind::Unsupported, what)
-                .hint("only models whose inputs are dense tensors can be calibrated"));
+                .hint("only models whose inputs and outputs are dense tensors can be run"));
         };
         let dtype = DataType::try_from(t.elem_type()).unwrap_or(DataType::Undefined);
         let shape = t.shape.as_ref().map(|s| {

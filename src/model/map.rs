@@ -1,4 +1,4 @@
-//! Files as bytes, without copying them: the one file with `unsafe` in it.
+//! Files as bytes, without copying them: the library's one file with `unsafe` in it.
 #![allow(unsafe_code)]
 
 use std::fs::File;

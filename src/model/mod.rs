@@ -12,6 +12,7 @@ mod linear;
 mod map;
 mod names;
 mod node;
+mod order;
 mod scratch;
 mod tensor;
 mod widen;

@@ -1,6 +1,7 @@
 //! Reading and making attributes of nodes.
 
 use super::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::error::shortened;
 use crate::proto::attribute_proto::AttributeType;
 
 /// What is read off a node, without its graph.
@@ -35,7 +36,8 @@ pub trait NodeExt {
     fn subgraphs(&self) -> impl Iterator<Item = &GraphProto>;
     /// Its name, or its first output where it has none.
     fn title(&self) -> &str;
-    /// How messages name it: node `n` (Op), or by its first output where it has no name.
+    /// How messages name it: node `n` (Op), or by its first output where it has no name. What is longer than 120
+    /// characters loses its middle: many reasons may name one node.
     fn label(&self) -> String;
 }
 
@@ -108,12 +110,13 @@ impl NodeExt for NodeProto {
     }
 
     fn label(&self) -> String {
+        let short = |text: &str| shortened(text, 120).into_owned();
         let name = if self.name().is_empty() {
-            format!("of `{}`", self.output.first().map_or("", String::as_str))
+            format!("of `{}`", short(self.output.first().map_or("", String::as_str)))
         } else {
-            format!("`{}`", self.name())
+            format!("`{}`", short(self.name()))
         };
-        format!("node {name} ({})", self.operator())
+        format!("node {name} ({})", short(&self.operator()))
     }
 }
 

@@ -40,8 +40,9 @@ impl Tensor {
         let width = width(dtype).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("tensors of type {} are not supported yet", dtype_name(dtype)))
         })?;
-        let wanted = shape.iter().try_fold(width, |n, &d| n.checked_mul(d));
-        if wanted != Some(bytes.len()) {
+        // Also beside a dimension of 0 the others must have a product: parts of the shape are multiplied.
+        let product = shape.iter().filter(|&&d| d > 0).try_fold(width, |n, &d| n.checked_mul(d));
+        if product.map(|n| if shape.contains(&0) { 0 } else { n }) != Some(bytes.len()) {
             return Err(malformed(format!(
                 "{} bytes of {} do not fill the shape {shape:?}",
                 bytes.len(),
@@ -248,6 +249,9 @@ mod tests {
         t.dims = vec![-1];
         assert!(Tensor::from_proto(&t).is_err());
         t.dims = vec![i64::MAX, i64::MAX];
+        assert!(Tensor::from_proto(&t).is_err());
+        t.dims = vec![0, i64::MAX, i64::MAX];
+        t.raw_data = Some(Bytes::new());
         assert!(Tensor::from_proto(&t).is_err());
         t.data_type = Some(99);
         assert!(Tensor::from_proto(&t).is_err());

@@ -25,13 +25,7 @@ impl Pass for FreezeInputs {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        let names: Vec<_> = model.graph.initializers().map(|t| t.name().to_owned()).collect();
-        for name in names.iter().filter(|n| !n.is_empty()) {
-            if model.graph.is_input(name) {
-                model.graph.drop_input(name);
-                cx.changed += 1;
-            }
-        }
+        cx.changed += model.graph.drop_inputs(|graph, name| !name.is_empty() && graph.initializer(name).is_some());
         if cx.changed > 0 {
             model.allow_constants();
         }

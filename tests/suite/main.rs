@@ -278,7 +278,7 @@ fn run(case: &Case, model: &Model, runs: &[Run], fed: usize, make: &dyn Fn(&Mode
     let outputs = |run: &Run| -> Result<Vec<Tensor>> {
         let mut model = model.clone();
         for (spec, value) in InputSpec::all(&model.graph)?.iter().zip(&run.sample.inputs).skip(fed) {
-            model.graph.drop_input(&spec.name);
+            model.graph.drop_inputs(|_, name| name == spec.name);
             model.graph.set_initializer(value.to_proto(&spec.name));
             model.allow_constants();
         }

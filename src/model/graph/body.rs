@@ -113,7 +113,7 @@ impl Graph {
         let (node, proto) = self.node(id.node).zip(self.body_proto(id)).ok_or_else(gone)?;
         let path = format!("{} > {}", self.path(node), self.body_name(id));
         let mut body = Graph::from_proto(proto.clone()).at(|| format!("`{path}`"))?;
-        body.taken.extend(self.taken.iter().cloned());
+        body.taken.extend(self.taken.iter().map(|(name, &n)| (name.clone(), n)));
         body.around.path = path + " > ";
         let siblings: Vec<&GraphProto> = node.subgraphs().filter(|g| !std::ptr::eq(*g, proto)).collect();
         let siblings: HashSet<&str> = siblings.into_iter().flat_map(captures_of).collect();
@@ -305,7 +305,7 @@ mod tests {
         let mut g = graph();
         let before = g.to_proto();
         let failed = g.edit_body(g.bodies()[0], |body| {
-            body.drop_input("x");
+            body.drop_inputs(|_, n| n == "x");
             body.insert(crate::model::At::End, node("Neg", &["t"], "t"))
         });
         assert!(failed.unwrap_err().to_string().contains("`t` is produced twice"));

@@ -31,8 +31,9 @@ impl Graph {
         self.edit(id, |n| (n.input, n.output, n.attribute) = Default::default())?;
         if node.subgraphs().next().is_some() && self.around.path.is_empty() {
             // Names that only the node's own bodies had are free again.
-            self.taken = self.every_name();
-            self.taken.extend(node.output.iter().cloned());
+            self.taken.clear();
+            let names = self.every_name();
+            self.take_all(names.into_iter().chain(node.output.iter().cloned()));
         }
         let mut renamed = Renamed::new();
         for (slot, formal) in body.input.iter().enumerate() {
@@ -100,10 +101,9 @@ impl Graph {
     fn rename_apart(&mut self, body: &mut GraphProto, renamed: &mut Renamed) {
         let (values, nodes) = defined(body);
         let (free, clash): (Vec<_>, Vec<_>) =
-            values.into_iter().filter(|v| !renamed.contains_key(v)).partition(|v| !self.taken.contains(v));
-        let taken_nodes: HashSet<String> = nodes.iter().filter(|n| self.taken.contains(*n)).cloned().collect();
-        self.taken.extend(free);
-        self.taken.extend(nodes);
+            values.into_iter().filter(|v| !renamed.contains_key(v)).partition(|v| !self.taken.contains_key(v));
+        let taken_nodes: HashSet<String> = nodes.iter().filter(|n| self.taken.contains_key(*n)).cloned().collect();
+        self.take_all(free.into_iter().chain(nodes));
         for name in clash {
             let fresh = self.fresh_name(&name);
             renamed.insert(name, fresh);
