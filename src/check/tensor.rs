@@ -98,7 +98,7 @@ impl<'m> Checker<'m> {
         }
         if let Some(last) = t.raw_data.as_ref().and_then(|raw| raw.last())
             && six_bits(dtype)
-            && elements * 6 % 8 != 0
+            && !(elements * 6).is_multiple_of(8)
             && last >> (elements * 6 % 8) != 0
         {
             self.add(&rules::TENSOR_DATA, place, format!("the bits behind the last {name} are not zero"));

@@ -50,7 +50,7 @@ use NameFault::{InitializerTwice, InputTwice, MadeTwice, Missing, OutputFromArou
 impl NameFault<'_> {
     /// Whether the graph still means one thing: the innermost value of a name is the one that is read.
     pub fn is_harmless(self) -> bool {
-        matches!(self, InputTwice(_) | Shadows(_) | OutputFromAround(_))
+        matches!(self, Shadows(_) | OutputFromAround(_))
     }
 }
 

@@ -259,9 +259,9 @@ impl Bins {
 
     /// Adds what is pending.
     fn pour(&mut self, pending: &mut Pending) {
-        if let Some(counts) = self.counts.as_mut_slice().as_mut_array() {
+        if let Ok(counts) = self.counts.as_mut_slice().try_into() {
             pending.tally.pour(counts);
-            counts[self.below] -= std::mem::take(&mut pending.zeros);
+            self.counts[self.below] -= std::mem::take(&mut pending.zeros);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{At, Graph, GraphProto, NodeExt, NodeId, NodeProto};
+use super::{At, Graph, GraphProto, NodeExt, NodeId, NodeProto, index_infos};
 use crate::error::Result;
 use crate::model::AttributeExt;
 use crate::model::names::sparse_names;
@@ -72,6 +72,7 @@ impl Graph {
             new.filter(|v| self.producer(v.name()).is_some() && !known.contains(v.name()) && !self.is_output(v.name()));
         let new: Vec<_> = new.filter(|v| v.r#type.is_some()).collect();
         self.rest.edit().value_info.extend(new);
+        self.index.info = index_infos(&self.rest);
         Ok(Inlined { nodes, renamed })
     }
 

@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(from_6(add(&from(1)), 4, &[3]), stretched("[1, 2]"));
         assert_eq!(from_6(add(&from(1)), 4, &[3, 4]), stretched("[2]"));
         assert_eq!(from_6(add(&from(-3)), 4, &[3]), stretched("[1, 2]"));
-        for plain in [add(&from(3)), add(&[on.clone()]), add(&[]), add(&[int("axis", 1)])] {
+        for plain in [add(&from(3)), add(std::slice::from_ref(&on)), add(&[]), add(&[int("axis", 1)])] {
             assert_eq!(from_6(plain, 4, &[5]), ["y = Add(c, w)"]);
         }
         assert_eq!(from_6(add(&from(1)), 4, &[]), ["y = Add(c, w)"]);
