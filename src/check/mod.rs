@@ -1,7 +1,7 @@
 //! The rules of ONNX as a check of a model: [`check`] lists every place where one is broken.
 //!
 //! It looks at the message as it was decoded, so that it can speak of models that [`Model::read`] refuses.
-//! The rules of names are those of [`Graph::check`](crate::model::Graph::check), from the same [`Names`]; what operators
+//! The rules of names are those of [`Graph::check`](crate::model::Graph::check), from the same [`Names`](crate::model::Names); what operators
 //! take is [`schema`](crate::schema).
 //!
 //! # Rules
