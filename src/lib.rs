@@ -23,6 +23,7 @@
 //! | [`proto`] | the generated bindings |
 //! | [`model`] | [`Model`](model::Model) (read, write) and [`Graph`](model::Graph) (nodes in slots and a true index) |
 //! | [`rule`] | what quantization knows of each operator, as data |
+//! | [`integer`] | operators that compute on codes, as data, and the float operators they stand for |
 //! | [`target`] | what a runtime wants, as data |
 //! | [`sample`] | where samples come from |
 //! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract |
@@ -65,6 +66,7 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod inspect;
+pub mod integer;
 pub mod model;
 pub mod number;
 pub mod observe;

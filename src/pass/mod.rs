@@ -12,7 +12,7 @@ mod lift_constants;
 mod raise_opset;
 mod refusal;
 #[cfg(test)]
-mod sketch;
+pub(crate) mod sketch;
 mod widen_float16;
 
 use crate::error::{Place, Result};
