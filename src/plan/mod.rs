@@ -7,6 +7,7 @@
 mod fit;
 mod place;
 mod policy;
+mod present;
 mod select;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ use crate::error::Result;
 use crate::model::{Graph, NodeExt, NodeId, Use};
 use crate::number::{QuantParams, Range};
 use crate::rule::{OpRule, Role};
+
+use present::Present;
 
 pub use policy::{Patterns, Policy};
 
@@ -50,6 +53,8 @@ pub enum Verdict {
     Absorbed,
     /// Computes in float.
     Float,
+    /// Was quantized in the given model, and stays as it is.
+    Already,
 }
 
 /// A Q/DQ pair on a value.
@@ -65,6 +70,8 @@ pub struct ValueDecision {
     pub readers: Vec<Use>,
     /// Whether a graph output shows the dequantized value.
     pub at_output: bool,
+    /// The QuantizeLinear of the given model that quantizes the value already: its codes are what the readers get.
+    pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
 }
@@ -92,13 +99,15 @@ pub enum Part {
 }
 
 impl Plan {
-    /// Decides everything about a graph.
+    /// Decides everything about a graph. What is quantized in it already stays: values that come out of
+    /// DequantizeLinear or go into QuantizeLinear keep their parameters, and get no second pair.
     ///
     /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
-        let selection = select::select(graph, ranges, policy)?;
-        let places = place::place(graph, &selection, policy);
-        fit::fit(graph, ranges, policy, selection, places)
+        let present = Present::of(graph);
+        let selection = select::select(graph, ranges, policy, &present)?;
+        let places = place::place(graph, &selection, policy, &present);
+        fit::fit(graph, ranges, policy, &present, selection, places)
     }
 }
 

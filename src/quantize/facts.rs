@@ -60,11 +60,13 @@ pub struct Counts {
     pub absorbed: usize,
     /// Nodes that compute in float.
     pub float: usize,
+    /// Nodes that were quantized before.
+    pub already: usize,
     /// Constants stored as codes: weights and operands.
     pub constants: usize,
     /// Biases stored as int32.
     pub biases: usize,
-    /// Values with a Q/DQ pair.
+    /// Values with a new Q/DQ pair.
     pub pairs: usize,
 }
 
@@ -75,7 +77,7 @@ pub struct NodeRow {
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// `quantized`, `absorbed` or `float`.
+    /// `quantized`, `absorbed`, `float`, or `already`: quantized before.
     pub verdict: &'static str,
     /// Why.
     pub reason: String,
@@ -97,9 +99,10 @@ pub(super) fn count(plan: &Plan) -> Counts {
         quantized: with(Verdict::Quantized),
         absorbed: with(Verdict::Absorbed),
         float: with(Verdict::Float),
+        already: with(Verdict::Already),
         constants: plan.constants.len() - biases,
         biases,
-        pairs: plan.values.len(),
+        pairs: plan.values.values().filter(|v| v.present.is_none()).count(),
     }
 }
 
@@ -111,6 +114,7 @@ pub(super) fn rows(model: &Model, plan: &Plan) -> Vec<NodeRow> {
             Verdict::Quantized => "quantized",
             Verdict::Absorbed => "absorbed",
             Verdict::Float => "float",
+            Verdict::Already => "already",
         };
         Some(NodeRow { node: name.to_owned(), operator: node.operator(), verdict, reason: d.reason.clone() })
     };

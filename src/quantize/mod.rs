@@ -11,9 +11,9 @@ use crate::calibrate::calibrate;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Linear, Model, NodeExt};
+use crate::model::{Model, NodeExt};
 use crate::pass::{self, Context, Insert};
-use crate::plan::{Plan, Policy, watch_list};
+use crate::plan::{Plan, Policy, Verdict, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -44,17 +44,27 @@ pub struct Quantized {
 }
 
 /// Measures stages one after the other.
-struct Clock<'a> {
+pub(crate) struct Clock<'a> {
     events: &'a dyn Events,
     stages: Vec<Stage>,
     since: Instant,
 }
 
-impl Clock<'_> {
-    fn stage(&mut self, name: &'static str) {
+impl<'a> Clock<'a> {
+    pub(crate) fn new(events: &'a dyn Events) -> Clock<'a> {
+        Clock { events, stages: Vec::new(), since: Instant::now() }
+    }
+
+    pub(crate) fn stage(&mut self, name: &'static str) {
         self.close();
         self.events.stage(name);
         self.stages.push(Stage { name, seconds: 0.0 });
+    }
+
+    /// The stages, the last one ended.
+    pub(crate) fn finish(mut self) -> Vec<Stage> {
+        self.close();
+        self.stages
     }
 
     fn close(&mut self) {
@@ -67,9 +77,20 @@ impl Clock<'_> {
 }
 
 /// Keeps warnings for the report and hands them on.
-struct Listening<'a> {
+pub(crate) struct Listening<'a> {
     inner: &'a dyn Events,
     warnings: std::sync::Mutex<Vec<String>>,
+}
+
+impl<'a> Listening<'a> {
+    pub(crate) fn new(inner: &'a dyn Events) -> Listening<'a> {
+        Listening { inner, warnings: Default::default() }
+    }
+
+    /// What was warned of.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().map(|w| w.clone()).unwrap_or_default()
+    }
 }
 
 impl Events for Listening<'_> {
@@ -91,6 +112,8 @@ impl Events for Listening<'_> {
 
 /// Quantizes a model: prepares, calibrates, plans, inserts, and verifies by running both models.
 ///
+/// What is quantized in the model already stays as it is, and the rest is quantized.
+///
 /// `model` is not changed. Errors when the model holds operators that cannot be raised to the opset that the
 /// emitted nodes need, cannot be run by the engine, when samples do not fit it, and when nothing in it can be quantized.
 pub fn quantize(
@@ -100,8 +123,8 @@ pub fn quantize(
     executor: &dyn Executor,
     events: &dyn Events,
 ) -> Result<Quantized> {
-    let events = Listening { inner: events, warnings: Default::default() };
-    let mut clock = Clock { events: &events, stages: Vec::new(), since: Instant::now() };
+    let events = Listening::new(events);
+    let mut clock = Clock::new(&events);
     let policy = &recipe.policy;
     policy.exclude.check(&model.graph)?;
     policy.only.check(&model.graph)?;
@@ -140,8 +163,6 @@ pub fn quantize(
     let original = modern(model);
     let runner = |model| Runner::new(executor, model, Vec::new());
     let outputs = compare(&runner(&original)?, &runner(&written)?, samples, &verification, &events)?;
-    clock.close();
-
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
         target: policy.target.name,
@@ -158,20 +179,15 @@ pub fn quantize(
         nodes: facts::rows(&prepared, &plan),
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
-        warnings: Vec::new(),
-        stages: clock.stages,
+        warnings: events.warnings(),
+        stages: clock.finish(),
         peak_memory: None,
     };
-    let warnings = events.warnings.into_inner().unwrap_or_default();
-    Ok(Quantized { bytes, plan, report: Report { warnings, ..report } })
+    Ok(Quantized { bytes, plan, report })
 }
 
 /// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
 pub fn prepare(model: &mut Model, opset: i64, cx: &mut Context<'_>) -> Result<()> {
-    if model.graph.nodes().any(|(_, n)| Linear::quantizes(n) || Linear::dequantizes(n)) {
-        return Err(Error::new(ErrorKind::Unsupported, "the model is quantized already: it holds Q/DQ nodes")
-            .hint("give the float model it was made from"));
-    }
     for pass in pass::exact(opset) {
         pass::run(pass.as_ref(), model, cx)?;
     }
@@ -219,6 +235,12 @@ fn nothing_to_quantize(model: &Model, plan: &Plan) -> Error {
         }
     }
     reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let already = plan.nodes.iter().filter(|d| d.verdict == Verdict::Already).count();
+    if already > 0 {
+        let what = format!("what can be quantized in the model is quantized already: {already} of its nodes");
+        return Error::new(ErrorKind::Unsupported, what)
+            .hint("to quantize it otherwise, turn it back to float first: `qdq dequantize`");
+    }
     let list: Vec<String> = reasons.iter().take(5).map(|(t, n)| format!("{n} x {t}")).collect();
     Error::new(ErrorKind::Unsupported, format!("nothing in the model can be quantized ({})", list.join("; ")))
         .hint("`qdq inspect` lists the model's layers")

@@ -51,7 +51,11 @@ impl Report {
             },
         );
         let c = &self.counts;
-        t.fact("nodes", format!("{} quantized, {} absorbed into ranges, {} float", c.quantized, c.absorbed, c.float));
+        let mut nodes = format!("{} quantized, {} absorbed into ranges, {} float", c.quantized, c.absorbed, c.float);
+        if c.already > 0 {
+            nodes += &format!(", {} quantized before and left as they are", c.already);
+        }
+        t.fact("nodes", nodes);
         t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
         t.fact("Q/DQ pairs", c.pairs.to_string());
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
@@ -64,18 +68,19 @@ impl Report {
     }
 
     fn operators(&self) -> Table {
-        let columns = ["quantized", "absorbed", "float"];
-        let mut t = Table::new("Nodes", [vec![Column::left("operator")], columns.map(Column::right).to_vec()].concat());
-        let mut counts: Vec<(&str, [u64; 3])> = Vec::new();
+        let mut columns = vec!["quantized", "absorbed", "float"];
+        columns.extend((self.counts.already > 0).then_some("already"));
+        let heads = columns.iter().map(|c| Column::right(c));
+        let mut t = Table::new("Nodes", std::iter::once(Column::left("operator")).chain(heads).collect());
+        let mut counts: Vec<(&str, Vec<u64>)> = Vec::new();
         for node in &self.nodes {
             let Some(column) = columns.iter().position(|c| *c == node.verdict) else { continue };
             match counts.iter_mut().find(|(op, _)| *op == node.operator) {
                 Some((_, n)) => n[column] += 1,
                 None => {
-                    counts.push((&node.operator, [0; 3]));
-                    if let Some((_, n)) = counts.last_mut() {
-                        n[column] = 1;
-                    }
+                    let mut n = vec![0; columns.len()];
+                    n[column] = 1;
+                    counts.push((&node.operator, n));
                 }
             }
         }
@@ -83,7 +88,7 @@ impl Report {
         let cell = |n: u64| if n == 0 { Cell::None } else { Cell::Count(n) };
         t.rows = counts
             .into_iter()
-            .map(|(op, n)| [vec![Cell::Text(op.to_owned())], n.map(cell).to_vec()].concat())
+            .map(|(op, n)| std::iter::once(Cell::Text(op.to_owned())).chain(n.into_iter().map(cell)).collect())
             .collect();
         t
     }
