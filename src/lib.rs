@@ -33,6 +33,7 @@
 //! | [`inspect`] | what is in a model |
 //! | [`validate`] | drift of a quantized model against its float original |
 //! | [`quantize`] | the way of the data, top to bottom |
+//! | [`dequantize`] | the way back |
 //!
 //! # Invariants
 //!
@@ -62,6 +63,7 @@
 //! ```
 
 pub mod calibrate;
+pub mod dequantize;
 pub mod error;
 pub mod events;
 pub mod exec;

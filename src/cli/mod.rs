@@ -1,9 +1,11 @@
 //! The command line: one file a subcommand.
 
 mod data;
+mod dequantize;
 mod gate;
 mod inspect;
 mod memory;
+mod output;
 mod print;
 mod progress;
 mod quantize;
@@ -18,6 +20,7 @@ use clap::Parser;
 #[command(version, arg_required_else_help = true)]
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
+    Dequantize(dequantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
     Validate(Box<validate::ValidateArgs>),
 }
@@ -33,6 +36,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
+        Cli::Dequantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };

@@ -1,10 +1,10 @@
 //! `qdq quantize`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use qdq::error::{Error, ErrorKind, Result};
+use qdq::error::Result;
 use qdq::exec::Tract;
 use qdq::model::{Model, replace_file};
 use qdq::number::Format;
@@ -15,6 +15,7 @@ use qdq::target::Target;
 use super::data::DataArgs;
 use super::gate::Gate;
 use super::memory;
+use super::output;
 use super::print::FormArgs;
 use super::progress::Progress;
 
@@ -150,7 +151,7 @@ fn target(name: &str) -> Result<&'static Target, String> {
 impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
-        check_output(&self.model, &self.output, self.force)?;
+        output::check(&self.model, &self.output, self.force, "the float model is needed to validate")?;
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
@@ -194,30 +195,4 @@ impl QuantizeArgs {
         policy.check_operators()?;
         Ok(policy)
     }
-}
-
-/// Finds out before the long run what would keep the model from being written.
-fn check_output(model: &Path, output: &Path, force: bool) -> Result<()> {
-    let usage = |what: String| Error::new(ErrorKind::Usage, what);
-    if output.is_dir() {
-        return Err(
-            usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`")
-        );
-    }
-    let same = match (model.canonicalize(), output.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    };
-    if same {
-        return Err(usage(format!("`{}` is the float model itself", output.display()))
-            .hint("name another file with `-o`: the float model is needed to validate"));
-    }
-    if output.exists() && !force {
-        return Err(usage(format!("`{}` exists", output.display())).hint("give `--force` to replace it"));
-    }
-    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(usage(format!("there is no folder `{}`", folder.display())).hint("make it first"));
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod dequantize;
 mod drop_identity;
 mod fold_batch_norm;
 mod fold_constants;
@@ -20,6 +21,7 @@ use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::{Model, NodeId};
 
+pub use dequantize::{DropPairs, Ends, ExpandInteger, FoldCodes, dequantizing};
 pub use drop_identity::DropIdentity;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;

@@ -1,0 +1,125 @@
+//! What `dequantize` found, as plain facts.
+
+use serde::Serialize;
+
+use crate::inspect::StyleCount;
+use crate::integer::handles_codes;
+use crate::model::{GraphProto, Model, NodeExt, NodeProto};
+use crate::pass::{DropPairs, Ends, ExpandInteger, FoldCodes, Pass, Skipped};
+use crate::quantize::Stage;
+use crate::validate::OutputDrift;
+
+/// What `dequantize` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The version of this library.
+    pub qdq: &'static str,
+    /// The styles that the model was in, and how much of it.
+    pub styles: Vec<StyleCount>,
+    /// The opset, which stays.
+    pub opset: i64,
+    /// Bytes of the model before and after.
+    pub size: (usize, usize),
+    /// Nodes before and after.
+    pub nodes: (usize, usize),
+    /// What was done.
+    pub counts: Counts,
+    /// What is still quantized, and why.
+    pub left: Vec<Left>,
+    /// The drift of the quantized model against the float one, where samples were given.
+    pub verified: Option<Verified>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Time of each stage, in seconds.
+    pub stages: Vec<Stage>,
+    /// The most memory the process had, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Operators on codes that became float operators.
+    pub operators: usize,
+    /// DequantizeLinear nodes whose codes became float constants.
+    pub constants: usize,
+    /// DequantizeLinear nodes of activations that were taken out.
+    pub pairs: usize,
+    /// Relu and Clip nodes that keep the ends of a range.
+    pub ends: usize,
+}
+
+/// A node that is still quantized.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// The node, as messages name it.
+    pub node: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How the two models were compared.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verified {
+    /// The engine that ran the models.
+    pub engine: String,
+    /// What the samples are.
+    pub source: String,
+    /// How many were run.
+    pub samples: usize,
+    /// Drift of each output of the quantized model against that of the float one.
+    pub outputs: Vec<OutputDrift>,
+}
+
+impl Counts {
+    /// Takes in what a pass changed, and how many Relu and Clip nodes came with it.
+    pub(super) fn add(&mut self, pass: &str, changed: usize, bounds: usize) {
+        if pass == ExpandInteger.name() {
+            self.operators += changed;
+        } else if pass == FoldCodes.name() {
+            self.constants += changed;
+        } else if pass == (DropPairs { ends: Ends::Kept }).name() {
+            self.pairs += changed;
+            self.ends += bounds;
+        }
+    }
+
+    /// Everything that was turned back.
+    pub fn total(&self) -> usize {
+        self.operators + self.constants + self.pairs
+    }
+}
+
+/// How many Relu and Clip nodes there are.
+pub(super) fn count_bounds(model: &Model) -> usize {
+    model.graph.nodes().filter(|(_, n)| n.is("Relu") || n.is("Clip")).count()
+}
+
+/// What the passes had to leave, and what stands where they do not go.
+pub(super) fn left(model: &Model, skipped: &[Skipped]) -> Vec<Left> {
+    let passes = [ExpandInteger.name(), FoldCodes.name(), (DropPairs { ends: Ends::Kept }).name()];
+    let of_passes = skipped.iter().filter(|s| passes.contains(&s.pass));
+    let mut left: Vec<Left> = of_passes.map(|s| Left { node: s.node.clone(), reason: s.reason.clone() }).collect();
+    for (_, node) in model.graph.nodes() {
+        let reason = format!("it stands in a subgraph of {}, and subgraphs stay as they are", node.label());
+        node.subgraphs().for_each(|g| inside(&g.node, &reason, &mut left));
+    }
+    for function in &model.metadata().functions {
+        let name = format!("{}.{}", function.domain(), function.name());
+        inside(
+            &function.node,
+            &format!("it stands in the function `{name}`, and functions stay as they are"),
+            &mut left,
+        );
+    }
+    left
+}
+
+fn inside(nodes: &[NodeProto], reason: &str, left: &mut Vec<Left>) {
+    for node in nodes {
+        if handles_codes(node) {
+            left.push(Left { node: node.label(), reason: reason.to_owned() });
+        }
+        node.subgraphs().for_each(|g: &GraphProto| inside(&g.node, reason, left));
+    }
+}
