@@ -49,7 +49,7 @@
 //! # Example
 //!
 //! ```no_run
-//! use qdq::{events::Silent, exec::Tract, model::{InputSpec, Model, replace_file}, plan::Policy};
+//! use qdq::{events::Silent, exec::Tract, model::{InputSpec, Model}, plan::Policy};
 //! use qdq::{quantize::{Recipe, quantize}, sample, target::ORT_CPU};
 //!
 //! # fn main() -> qdq::error::Result<()> {
@@ -57,7 +57,7 @@
 //! let samples = sample::open("calib.npz", &Default::default(), &InputSpec::all(&model.graph)?, &Silent)?;
 //! let recipe = Recipe { policy: Policy::of(&ORT_CPU) };
 //! let quantized = quantize(&model, samples.as_ref(), &recipe, &Tract, &Silent)?;
-//! replace_file("model.int8.onnx".as_ref(), &quantized.bytes)?;
+//! quantized.model.write("model.int8.onnx".as_ref(), &Default::default())?;
 //! # Ok(())
 //! # }
 //! ```

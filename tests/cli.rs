@@ -370,3 +370,31 @@ fn an_output_that_would_hurt_is_refused() {
     assert_eq!(quantize(&old, &["--force"]).code, 0);
     assert!(Model::read(old.as_ref()).is_ok());
 }
+
+#[test]
+fn weights_alone_need_no_samples_and_lie_where_they_are_told() {
+    let desk = Desk::new();
+    let out = desk.path("w.onnx");
+    let quantize =
+        |more: &[&str]| run(&[&["quantize", DIGITS, "--mode", "weights", "-o", &out, "--force"], more].concat());
+    let outcome = quantize(&[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+    assert!(outcome.data.contains("12 with a quantized weight") && outcome.data.contains("not verified"));
+    let whole = Model::read(out.as_ref()).unwrap();
+    let count = |op: &str| whole.graph.nodes().filter(|(_, n)| n.is(op)).count();
+    assert_eq!((count("DequantizeLinear"), count("QuantizeLinear")), (12, 0));
+
+    let outcome = quantize(&["--external-data", "always", "--external-threshold", "64"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+    let slim = bytes_of(&out).len();
+    let apart = Model::read(out.as_ref()).unwrap();
+    assert!(slim < apart.encoded_len());
+    assert_eq!(apart.to_bytes().unwrap(), whole.to_bytes().unwrap());
+
+    let outcome = quantize(&["--data", CALIB, "--min-sqnr", "30"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+    let outcome = quantize(&["--min-sqnr", "30"]);
+    assert!(outcome.code == 2 && outcome.words.contains("a gate needs samples"), "{}", outcome.words);
+    let outcome = run(&["quantize", DIGITS, "-o", &out, "--force"]);
+    assert!(outcome.code == 2 && outcome.words.contains("`--mode weights`"), "{}", outcome.words);
+}

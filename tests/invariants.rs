@@ -92,7 +92,7 @@ fn inserting_keeps_the_interface_and_what_it_emits_is_valid() {
         let samples = samples_of(data, &model);
         let recipe = Recipe { policy: Policy::of(&ORT_CPU) };
         let made = quantize(&model, samples.as_ref(), &recipe, &Tract, &Silent).unwrap();
-        let written = Model::from_bytes(made.bytes.clone()).unwrap();
+        let written = made.model.clone();
         assert_eq!(interface(&written), interface(&model), "{name}");
         assert!(made.report.outputs.iter().all(|o| !o.broken), "{name}");
         let mut pairs = 0;
@@ -119,7 +119,7 @@ fn the_same_bytes_come_out_whatever_the_number_of_threads() {
             .map(|&n| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
                 let made = pool.install(|| quantize(&model, samples.as_ref(), &recipe, &Tract, &Silent).unwrap());
-                (made.bytes, made.report.outputs)
+                (made.model.to_bytes().unwrap(), made.report.outputs)
             })
             .collect();
         assert!(outcomes.windows(2).all(|w| w[0] == w[1]), "{name}");

@@ -104,10 +104,6 @@ fn dequantized(model: &Model, ends: Ends) -> Dequantized {
     dequantize(model, None, &Recipe { ends }, &Tract, &Silent).unwrap()
 }
 
-fn read(made: &Dequantized) -> Model {
-    Model::from_bytes(made.bytes.clone()).unwrap()
-}
-
 fn quantized(model: &Model, samples: &dyn Samples) -> qdq::error::Result<Quantized> {
     let recipe = quantize::Recipe { policy: Policy::of(&ORT_CPU) };
     quantize::quantize(model, samples, &recipe, &Tract, &Silent)
@@ -150,7 +146,7 @@ fn dequantized_models_are_float_and_as_close_to_the_original_as_before() {
         let before = sqnr(&reference, &outputs(&model, samples.as_ref()));
         for ends in [Ends::Kept, Ends::Open] {
             let made = dequantized(&model, ends);
-            let float = read(&made);
+            let float = made.model.clone();
             assert_eq!((&made.report.left[..], quantization(&float).unwrap()), (&[][..], None), "{}", case.label());
             assert_eq!(float.graph.outputs(), model.graph.outputs());
             assert_eq!(float.graph.inputs(), model.graph.inputs());
@@ -160,7 +156,7 @@ fn dequantized_models_are_float_and_as_close_to_the_original_as_before() {
             }
             let found = validate(&original, &float, samples.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
             let name = format!("{}_{ends:?}", case.label()).to_lowercase();
-            emit(&name, &original, &made.bytes, samples.as_ref(), &found.outputs);
+            emit(&name, &original, &made.model, samples.as_ref(), &found.outputs);
         }
     }
 }
@@ -168,7 +164,7 @@ fn dequantized_models_are_float_and_as_close_to_the_original_as_before() {
 #[test]
 fn weights_come_back_to_within_half_a_step() {
     for case in CASES.iter().filter(|c| c.name == "cnn") {
-        let (original, float) = (model_of(case.float), read(&dequantized(&case.model(), Ends::Kept)));
+        let (original, float) = (model_of(case.float), dequantized(&case.model(), Ends::Kept).model);
         let mut found = 0;
         for weight in original.graph.initializers().filter(|t| t.name().ends_with(".weight")) {
             let back = [weight.name().to_owned(), format!("{}_DequantizeLinear_Output", weight.name())];
@@ -191,7 +187,7 @@ fn weights_come_back_to_within_half_a_step() {
 fn ranges_that_stood_for_a_relu_still_do() {
     // Every value below zero would pass, were the pairs only taken out.
     let case = &CASES[2];
-    let float = read(&dequantized(&case.model(), Ends::Open));
+    let float = dequantized(&case.model(), Ends::Open).model;
     let relus = float.graph.nodes().filter(|(_, n)| n.is("Relu")).count();
     assert_eq!(relus, 2, "the two Relu of the float model");
     assert_eq!(float.graph.nodes().filter(|(_, n)| n.is("Clip")).count(), 0);
@@ -208,11 +204,11 @@ fn stored_weights(model: &Model) -> BTreeMap<String, Tensor> {
 }
 
 fn there_and_back(name: &str, float: &Model, calib: &dyn Samples, eval: &dyn Samples) {
-    let made = Model::from_bytes(quantized(float, calib).unwrap().bytes).unwrap();
+    let made = quantized(float, calib).unwrap().model;
     let stored = stored_weights(&made);
     let back = dequantize(&made, Some(eval), &Recipe::default(), &Tract, &Silent).unwrap();
     assert!(back.report.left.is_empty(), "{name}: {:?}", back.report.left);
-    let model = read(&back);
+    let model = back.model.clone();
     assert_eq!(quantization(&model).unwrap(), None, "{name}");
     for (value, weight) in &stored {
         assert_eq!(model.graph.constant(value).unwrap().as_ref(), Some(weight), "{name}: {value}");
@@ -286,7 +282,7 @@ fn the_rest_of_a_model_is_quantized_and_what_was_quantized_stays() {
             "{:?}",
             made.report.counts
         );
-        let written = Model::from_bytes(made.bytes.clone()).unwrap();
+        let written = made.model.clone();
         assert!(pairs(&written).is_superset(&pairs(&model)), "{}", case.label());
         nothing_twice(&case.label(), &written);
         for initializer in model.graph.initializers().filter(|t| t.name().ends_with("_quantized")) {
@@ -294,7 +290,7 @@ fn the_rest_of_a_model_is_quantized_and_what_was_quantized_stays() {
         }
         let found = validate(&model, &written, samples.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
         assert!(found.outputs.iter().all(|o| o.sqnr_db.unwrap() > 9.0), "{:?}", found.outputs);
-        emit(&format!("{}_rest", case.label()), &model, &made.bytes, samples.as_ref(), &found.outputs);
+        emit(&format!("{}_rest", case.label()), &model, &made.model, samples.as_ref(), &found.outputs);
         // A second time there is nothing to do.
         let again = quantized(&written, samples.as_ref()).unwrap_err();
         assert!(again.to_string().contains("is quantized already"), "{again}");
@@ -350,12 +346,12 @@ fn q(value: &str, zero: &str) -> Vec<NodeProto> {
 fn rest(name: &str, model: &Model) -> (Model, BTreeMap<String, &'static str>) {
     let samples = common::noise_samples(&SHAPE, 12);
     let made = quantized(model, &samples).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let written = Model::from_bytes(made.bytes.clone()).unwrap();
+    let written = made.model.clone();
     nothing_twice(name, &written);
     assert!(pairs(&written).is_superset(&pairs(model)), "{name}");
     let found = validate(model, &written, &samples, &Questions::default(), &Tract, &Silent).unwrap();
     assert!(found.outputs.iter().all(|o| o.sqnr_db.is_none_or(|db| db > 25.0)), "{name}: {:?}", found.outputs);
-    emit(&format!("present_{name}"), model, &made.bytes, &samples, &found.outputs);
+    emit(&format!("present_{name}"), model, &made.model, &samples, &found.outputs);
     (written, made.report.nodes.into_iter().map(|n| (n.node, n.verdict)).collect())
 }
 
@@ -497,7 +493,7 @@ fn codes_at_the_border_stay_codes_and_run() {
     assert!(got[0][0].dtype() == DataType::Uint8 && off <= 2, "{off} of 256 differ");
 
     let made = dequantize(&model, Some(&samples), &Recipe::default(), &Tract, &Silent).unwrap();
-    let float = read(&made);
+    let float = made.model.clone();
     assert_eq!((float.graph.inputs(), float.graph.outputs()), (model.graph.inputs(), model.graph.outputs()));
     let ops: Vec<&str> = float.graph.nodes().map(|(_, n)| n.op_type()).collect();
     assert_eq!(ops, ["DequantizeLinear", "Conv", "Clip", "Abs", "QuantizeLinear"]);
@@ -524,8 +520,8 @@ fn what_stands_in_subgraphs_and_functions_is_left_and_told() {
     let made = dequantized(&model, Ends::Kept);
     assert_eq!((made.report.counts.pairs, made.report.left.len()), (1, 4));
     assert!(made.report.left.iter().all(|l| l.reason.contains("subgraphs stay as they are")), "{:?}", made.report.left);
-    assert!(read(&made).graph.initializer("s").is_some());
-    assert_eq!(quantization(&read(&made)).unwrap().unwrap().quantize_linear, 2);
+    assert!(made.model.graph.initializer("s").is_some());
+    assert_eq!(quantization(&made.model).unwrap().unwrap().quantize_linear, 2);
 }
 
 #[test]

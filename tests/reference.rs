@@ -98,14 +98,14 @@ fn quantized_fixtures_keep_their_accuracy() {
         let (calib, eval) = (samples_of(calib, &float), samples_of(data, &float));
         for (per_channel, least) in [(true, channel_db), (false, tensor_db)] {
             let made = make(&float, calib.as_ref(), per_channel);
-            let written = Model::from_bytes(made.bytes.clone()).unwrap();
+            let written = made.model.clone();
             let found = validate(&float, &written, eval.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
             let name = format!(
                 "{}_{}",
                 model.replace("/model.onnx", "").replace('/', "_"),
                 if per_channel { "channel" } else { "tensor" }
             );
-            emit(&name, &float, &made.bytes, eval.as_ref(), &found.outputs);
+            emit(&name, &float, &made.model, eval.as_ref(), &found.outputs);
             for o in &found.outputs {
                 let db = o.sqnr_db.unwrap();
                 assert!(db > least, "{name}: `{}` has {db:.2} dB", o.name);
@@ -120,7 +120,7 @@ fn classifiers_keep_their_classes() {
         let float = model_of(&format!("{folder}/model.onnx"));
         let calib = samples_of(&format!("{folder}/calib.npz"), &float);
         let eval = samples_of(&format!("{folder}/eval.npz"), &float);
-        let written = Model::from_bytes(make(&float, calib.as_ref(), true).bytes).unwrap();
+        let written = make(&float, calib.as_ref(), true).model;
         let labels = sample::labels(&fixture(&format!("{folder}/eval_labels.npy")), eval.as_ref()).unwrap();
         let questions = Questions { layers: true, labels: Some(labels) };
         let found = validate(&float, &written, eval.as_ref(), &questions, &Tract, &Silent).unwrap();
@@ -171,9 +171,9 @@ fn real_models_keep_their_accuracy() {
         };
         let (calib, eval) = (open("calib.npz"), open("eval.npz"));
         let made = make(&float, calib.as_ref(), per_channel);
-        let written = Model::from_bytes(made.bytes.clone()).unwrap();
+        let written = made.model.clone();
         let found = validate(&float, &written, eval.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
-        emit(&format!("zoo_{name}_{per_channel}"), &float, &made.bytes, eval.as_ref(), &found.outputs);
+        emit(&format!("zoo_{name}_{per_channel}"), &float, &made.model, eval.as_ref(), &found.outputs);
         let worst = found.outputs.iter().filter_map(|o| o.sqnr_db).fold(f64::INFINITY, f64::min);
         assert!(worst > least, "{name}: {worst:.2} dB");
     }

@@ -154,11 +154,11 @@ fn policy() -> Policy {
 
 fn check(name: &str, float: &Model, samples: &dyn Samples, policy: Policy) -> Quantized {
     let made = quantize(float, samples, &Recipe { policy }, &Tract, &Silent).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let written = Model::from_bytes(made.bytes.clone()).unwrap();
+    let written = made.model.clone();
     let picks: Vec<usize> = (0..samples.len()).collect();
     let runner = |m| Runner::new(&Tract, m, Vec::new()).unwrap();
     let drifts = compare(&runner(float), &runner(&written), samples, &picks, &Silent).unwrap();
-    emit(name, float, &made.bytes, samples, &drifts);
+    emit(name, float, &made.model, samples, &drifts);
     let db = drifts[0].sqnr_db.unwrap_or(f64::INFINITY);
     assert!(db > 25.0, "{name}: {db} dB");
     made

@@ -18,9 +18,9 @@ use common::node;
 
 fn quantized(name: &str, float: &Model, samples: &dyn Samples, policy: Policy) -> (Quantized, Validation) {
     let made = quantize(float, samples, &Recipe { policy }, &Tract, &Silent).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let written = Model::from_bytes(made.bytes.clone()).unwrap();
+    let written = made.model.clone();
     let found = validate(float, &written, samples, &Questions::default(), &Tract, &Silent).unwrap();
-    emit(name, float, &made.bytes, samples, &found.outputs);
+    emit(name, float, &made.model, samples, &found.outputs);
     (made, found)
 }
 
@@ -34,7 +34,7 @@ fn constants_are_folded_in_the_type_that_onnx_gives_them() {
         vec![node("MatMul", "x w", "a", &[]), node("ConstantOfShape", "n", "c", &[]), node("Add", "a c", "y", &[])];
     let float = model(17, &[2, 4], nodes, vec![weights("w", &[4, 3]), ints("n", &[3])], &[("y", &[2, 3])]);
     let (made, _) = quantized("trap_constant_of_shape", &float, &noise_samples(&[2, 4], 12), default());
-    let written = Model::from_bytes(made.bytes).unwrap();
+    let written = made.model;
     assert!(written.graph.initializers().all(|t| t.data_type() != DataType::Double as i32));
 }
 

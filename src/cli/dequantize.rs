@@ -7,7 +7,7 @@ use clap::Args;
 use qdq::dequantize::{Recipe, dequantize};
 use qdq::error::Result;
 use qdq::exec::Tract;
-use qdq::model::{Model, replace_file};
+use qdq::model::Model;
 use qdq::pass::Ends;
 
 use super::data::HowArgs;
@@ -16,6 +16,7 @@ use super::memory;
 use super::output;
 use super::print::FormArgs;
 use super::progress::Progress;
+use super::write::WriteArgs;
 
 /// Turns a quantized model back to float.
 ///
@@ -54,6 +55,9 @@ pub struct DequantizeArgs {
     min_sqnr: Option<f64>,
 
     #[command(flatten)]
+    write: WriteArgs,
+
+    #[command(flatten)]
     form: FormArgs,
 }
 
@@ -84,7 +88,7 @@ impl DequantizeArgs {
         let mut made = outcome.map_err(|e| e.at(format!("`{}`", self.model.display())))?;
         let gate = Gate { min_sqnr: self.min_sqnr, ..Gate::default() };
         let missed = made.report.verified.as_ref().map_or(Vec::new(), |v| gate.missed(&v.outputs, None));
-        replace_file(&self.output, &made.bytes)?;
+        made.model.write(&self.output, &self.write.options())?;
         made.report.peak_memory = memory::peak();
         self.form.print(&made.report, || made.report.tables())?;
         if !self.form.quiet {

@@ -10,6 +10,7 @@ mod print;
 mod progress;
 mod quantize;
 mod validate;
+mod write;
 
 use std::process::ExitCode;
 

@@ -1,23 +1,25 @@
 //! `qdq quantize`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use qdq::error::Result;
+use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Tract;
-use qdq::model::{Model, replace_file};
+use qdq::model::{Model, Scratch};
 use qdq::number::Format;
 use qdq::plan::{Patterns, Policy};
-use qdq::quantize::{Recipe, quantize};
+use qdq::quantize::{Quantized, Recipe, quantize, quantize_weights};
+use qdq::sample::Samples;
 use qdq::target::Target;
 
-use super::data::DataArgs;
+use super::data::HowArgs;
 use super::gate::Gate;
 use super::memory;
 use super::output;
 use super::print::FormArgs;
 use super::progress::Progress;
+use super::write::WriteArgs;
 
 /// Quantizes a float model to INT8 and proves it by running both.
 ///
@@ -70,14 +72,35 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "NODE|GLOB")]
     only: Vec<String>,
 
+    /// What is quantized: activations and weights, or weights alone
+    #[arg(long, value_name = "MODE", default_value = "static")]
+    mode: Mode,
+
+    /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
+    /// test data, or random:N. The static mode needs some; with weights alone they only verify
+    #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
+    data: Option<String>,
+
     #[command(flatten)]
-    data: DataArgs,
+    how: HowArgs,
+
+    #[command(flatten)]
+    write: WriteArgs,
 
     #[command(flatten)]
     gate: QuantizeGate,
 
     #[command(flatten)]
     form: FormArgs,
+}
+
+/// What is quantized.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Activations, by ranges seen in samples, and weights
+    Static,
+    /// Weights alone: needs no samples and little memory; everything computes in float
+    Weights,
 }
 
 /// Gates.
@@ -137,6 +160,7 @@ Examples:
   qdq quantize model.onnx --data images/ --resize 256 --crop 224x224 \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o model.int8.onnx
   qdq quantize model.onnx --data calib.npy --exclude '/head/*' --min-sqnr 20 -o model.int8.onnx
+  qdq quantize huge.onnx --mode weights -o huge.int8.onnx
 
 Exit codes:
   0  the model was written, and every gate was met
@@ -155,9 +179,11 @@ impl QuantizeArgs {
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
-        let samples = self.data.open(&model, &progress)?;
-        let recipe = Recipe { policy: self.policy()? };
-        let outcome = quantize(&model, samples.as_ref(), &recipe, &Tract, &progress);
+        let samples = match &self.data {
+            Some(source) => Some(self.how.open(source, &model, &progress)?),
+            None => None,
+        };
+        let outcome = self.quantize(&model, samples.as_deref(), &progress);
         progress.finish();
         let mut quantized = outcome.map_err(|e| e.at(place()))?;
         let gate = Gate {
@@ -168,7 +194,7 @@ impl QuantizeArgs {
         let missed = gate.missed(&quantized.report.outputs, None);
         let write = missed.is_empty() || !self.gate.strict;
         if write {
-            replace_file(&self.output, &quantized.bytes)?;
+            quantized.model.write(&self.output, &self.write.options())?;
         }
         quantized.report.peak_memory = memory::peak();
         let report = &quantized.report;
@@ -177,6 +203,26 @@ impl QuantizeArgs {
             eprintln!("wrote `{}`", self.output.display());
         }
         Ok(Gate::verdict(&missed))
+    }
+
+    fn quantize(&self, model: &Model, samples: Option<&dyn Samples>, progress: &Progress) -> Result<Quantized> {
+        let policy = self.policy()?;
+        if samples.is_none() && (self.gate.min_sqnr.is_some() || self.gate.max_drop.is_some()) {
+            return Err(Error::new(ErrorKind::Usage, "a gate needs samples to measure by")
+                .hint("say where samples come from with `--data SOURCE`"));
+        }
+        if self.mode == Mode::Weights {
+            let verify = samples.map(|s| (s, &Tract as _));
+            // What is verified by running it fits memory; what is not may be larger.
+            let folder = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let scratch = samples.is_none().then(|| Scratch::new(folder));
+            return quantize_weights(model, &policy, verify, scratch, progress);
+        }
+        let samples = samples.ok_or_else(|| {
+            Error::new(ErrorKind::Usage, "activations are quantized by what samples show, and there are none")
+                .hint("say where samples come from with `--data SOURCE`, or quantize `--mode weights` alone")
+        })?;
+        quantize(model, samples, &Recipe { policy }, &Tract, progress)
     }
 
     fn policy(&self) -> Result<Policy> {

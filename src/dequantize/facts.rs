@@ -28,10 +28,10 @@ pub struct Report {
     pub left: Vec<Left>,
     /// The drift of the quantized model against the float one, where samples were given.
     pub verified: Option<Verified>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
     /// Time of each stage, in seconds.
     pub stages: Vec<Stage>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
     /// The most memory the process had, in bytes, where the system tells.
     pub peak_memory: Option<u64>,
 }

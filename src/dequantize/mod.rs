@@ -3,15 +3,13 @@
 mod facts;
 mod tables;
 
-use bytes::Bytes;
-
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::inspect;
 use crate::model::Model;
 use crate::pass::{self, Context, Ends};
-use crate::quantize::{Clock, Listening};
+use crate::quantize::{Clock, Listening, read_back};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -24,11 +22,11 @@ pub struct Recipe {
     pub ends: Ends,
 }
 
-/// A float model, as the bytes of a file, and what was found on the way.
+/// A float model, and what was found on the way.
 #[derive(Debug, Clone)]
 pub struct Dequantized {
-    /// The file.
-    pub bytes: Bytes,
+    /// The model, to be written.
+    pub model: Model,
     /// What was found.
     pub report: Report,
 }
@@ -70,14 +68,13 @@ pub fn dequantize(
     }
     float.set_metadata("qdq.version", env!("CARGO_PKG_VERSION"));
     float.set_metadata("qdq.recipe", "dequantized");
-    let bytes = Bytes::from(float.to_bytes()?);
+    let float = read_back(float)?;
 
     let verified = match samples {
         None => None,
         Some(samples) => {
             clock.stage("verify");
-            let written = Model::from_bytes(bytes.clone()).at(|| "reading the written model back".to_owned())?;
-            let (written, original) = (modern(&written), modern(model));
+            let (written, original) = (modern(&float), modern(model));
             let picks: Vec<usize> = (0..samples.len()).collect();
             let runner = |model| Runner::new(executor, model, Vec::new());
             let outputs = compare(&runner(&written)?, &runner(&original)?, samples, &picks, &events)
@@ -86,21 +83,20 @@ pub fn dequantize(
             Some(Verified { engine: executor.name(), source, samples, outputs })
         }
     };
-    let stages = clock.finish();
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
         styles: before.styles,
         opset: float.opset(),
-        size: (model.encoded_len(), bytes.len()),
+        size: (model.encoded_len(), float.encoded_len()),
         nodes: (model.graph.nodes().count(), float.graph.nodes().count()),
         counts,
         left,
         verified,
-        warnings: events.warnings(),
-        stages,
+        stages: clock.finish(),
+        warnings: events.into_warnings(),
         peak_memory: None,
     };
-    Ok(Dequantized { bytes, report })
+    Ok(Dequantized { model: float, report })
 }
 
 fn nothing_to_dequantize(left: &[Left]) -> Error {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{DataType, Model, NodeExt, NodeProto, Tensor, TensorProto, width};
+use crate::model::{DataType, Model, NodeExt, NodeProto, Tensor, TensorProto, release, width};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +215,11 @@ impl Constant<'_> {
             Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Says that the value was read and is not needed soon.
+    pub fn release(&self) {
+        self.proto.raw_data.iter().for_each(|raw| release(raw));
     }
 
     /// The value as floats, given to `read`; `None` for other element types. Errors as [`Constant::tensor`].

@@ -144,6 +144,7 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
             (reals.map(|x| measure(&x, &shape, found.axis, false)), Some(code.facts(walk)?))
         }
     };
+    constant.release();
     Ok(WeightRow {
         node: site.path.clone(),
         operator: site.node.operator(),

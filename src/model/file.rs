@@ -1,25 +1,26 @@
-//! Reading and writing model files.
+//! A model, and reading it from a file.
 
-use std::collections::HashMap;
-use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::{AttributeExt, Graph, GraphProto, ModelProto, TensorProto, map};
+use super::external::External;
+use super::graph::Part;
+use super::wire::{Encode, Field, Kept, Pieces, fields};
+use super::{Graph, ModelProto, map};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::proto::tensor_proto::DataLocation;
 use crate::proto::{FunctionProto, OperatorSetIdProto, StringStringEntryProto};
 
-/// Protobuf's own limit for one message, in bytes.
-const PROTOBUF_LIMIT: usize = i32::MAX as usize;
+/// The field of a model that holds its graph.
+const GRAPH: u32 = 7;
 
 /// A model: its metadata and its graph.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Everything but the graph.
-    rest: ModelProto,
+    rest: Kept<ModelProto>,
+    /// How many of the bytes that `rest` was read from stand before the graph.
+    head: usize,
     /// The graph.
     pub graph: Graph,
 }
@@ -28,75 +29,113 @@ fn malformed(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Malformed, message)
 }
 
+/// What is said of bytes that are no model.
+pub(super) fn not_onnx(e: prost::DecodeError) -> Error {
+    malformed("not an ONNX model, or cut short")
+        .caused_by(e)
+        .hint("an .onnx file is a binary protobuf; a Git LFS pointer or a web page saved under that name is not one")
+}
+
 impl Model {
     /// Reads a model file. Weights stay in the mapped file; external data is mapped too.
     ///
     /// Errors when the file is missing, a directory, empty, truncated or not an ONNX model, when it has no opset
-    /// import, when its graph breaks the rules of [`Graph::check`], and when external data is missing, too short
-    /// or outside the model's folder.
+    /// import, when its graph breaks the rules of [`Graph::check`], and when external data is missing, too short,
+    /// outside the model's folder, or used by two tensors that overlap.
     pub fn read(path: &Path) -> Result<Model> {
         let place = || format!("`{}`", path.display());
-        let mut proto = decode(map(path)?).at(place)?;
-        let folder = path.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
-        let mut external = External { folder, files: HashMap::new() };
-        if let Some(graph) = &mut proto.graph {
-            external.resolve(graph).at(place)?;
-        }
-        Model::from_proto(proto).at(place)
+        let bytes = map(path)?;
+        let mut external = External::beside(path);
+        let model = Model::decode(bytes, &mut external).at(place)?;
+        external.check_overlaps().at(place)?;
+        Ok(model)
     }
 
     /// A model from the bytes of a file without external data. Errors as [`Model::read`].
     pub fn from_bytes(bytes: Bytes) -> Result<Model> {
-        Model::from_proto(decode(bytes)?)
+        Model::decode(bytes, &mut External::none())
+    }
+
+    fn decode(bytes: Bytes, external: &mut External) -> Result<Model> {
+        let size = bytes.len();
+        let place = || format!("{size} bytes");
+        let list = fields(&bytes).map_err(not_onnx).at(place)?;
+        let mut others = Vec::new();
+        let mut graphs: Vec<&Field> = Vec::new();
+        let mut head = 0;
+        for field in &list {
+            if field.number == GRAPH && field.payload.is_some() {
+                graphs.push(field);
+                head = others.len();
+            } else {
+                others.extend_from_slice(&bytes[field.whole.clone()]);
+            }
+        }
+        let mut rest = Kept::<ModelProto>::read(others.into()).map_err(not_onnx).at(place)?;
+        if graphs.is_empty() && rest.ir_version.is_none() {
+            return Err(malformed("not an ONNX model: neither graph nor IR version in it"));
+        }
+        if rest.functions.iter().any(|f| f.node.iter().any(External::is_used_by)) {
+            rest.edit().functions.iter_mut().flat_map(|f| &mut f.node).try_for_each(|n| external.resolve_node(n))?;
+        }
+        check_opset(&rest)?;
+        let graph = match graphs[..] {
+            [] => return Err(no_graph()),
+            [Field { whole, payload: Some(payload), .. }] => {
+                Graph::read(bytes.slice(whole.clone()), &bytes.slice(payload.clone()), &mut |part| match part {
+                    Part::Node(node) if External::is_used_by(node) => external.resolve_node(node.edit()),
+                    Part::Tensor(tensor) if External::holds(tensor) => external.resolve(tensor.edit()),
+                    _ => Ok(()),
+                })
+                .at(place)?
+            }
+            // Protobuf merges fields that stand twice; no writer of models writes them.
+            _ => return Err(malformed("it holds more than one graph")),
+        };
+        Model { rest, head, graph }.ordered()
     }
 
     /// A model from its message. Errors when it has no graph or no opset import, or breaks the rules of the graph.
     pub fn from_proto(mut proto: ModelProto) -> Result<Model> {
-        let graph = proto.graph.take().ok_or_else(|| {
-            malformed("not an ONNX model: it has no graph").hint("give the path of an .onnx file that holds a model")
-        })?;
-        if proto.opset_import.is_empty() {
-            return Err(malformed("the model imports no operator set").hint(
-                "every ONNX model since IR version 3 names its opset; export the model again with a current exporter",
-            ));
+        let graph = proto.graph.take().ok_or_else(no_graph)?;
+        check_opset(&proto)?;
+        Model { rest: Kept::new(proto), head: 0, graph: Graph::from_proto(graph)? }.ordered()
+    }
+
+    /// The model, its nodes put in order where they are not, and checked.
+    fn ordered(mut self) -> Result<Model> {
+        if self.graph.check().is_err() {
+            self.graph.sort()?;
+            self.graph.check()?;
         }
-        let mut graph = Graph::from_proto(graph)?;
-        if graph.check().is_err() {
-            graph.sort()?;
-            graph.check()?;
-        }
-        Ok(Model { rest: proto, graph })
+        Ok(self)
     }
 
     /// The message of the whole model.
     pub fn to_proto(&self) -> ModelProto {
-        ModelProto { graph: Some(self.graph.to_proto()), ..self.rest.clone() }
+        ModelProto { graph: Some(self.graph.to_proto()), ..ModelProto::clone(&self.rest) }
     }
 
-    /// How many bytes the model takes in a file.
-    pub fn encoded_len(&self) -> usize {
-        self.to_proto().encoded_len()
-    }
-
-    /// The model as the bytes of a file.
-    ///
-    /// Errors when they would pass protobuf's limit of 2 GiB.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let proto = self.to_proto();
-        let size = proto.encoded_len();
-        if size > PROTOBUF_LIMIT {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("the model takes {size} bytes, and a protobuf file holds at most {PROTOBUF_LIMIT}"),
-            )
-            .hint("writing external data is not supported yet"));
+    /// The model as the pieces of a file. What was not edited since it was read keeps its bytes and its place.
+    pub(super) fn pieces(&self) -> Pieces {
+        let mut pieces = Pieces::default();
+        match self.rest.as_read() {
+            Some(bytes) => {
+                pieces.share(&bytes.slice(..self.head));
+                self.graph.encode(GRAPH, &mut pieces);
+                pieces.share(&bytes.slice(self.head..));
+            }
+            None => {
+                self.rest.encode_into(&mut pieces);
+                self.graph.encode(GRAPH, &mut pieces);
+            }
         }
-        Ok(proto.encode_to_vec())
+        pieces
     }
 
-    /// Writes the model to a file, whole or not at all: into a temporary file beside it, which then takes its name.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        replace_file(path, &self.to_bytes()?)
+    /// How many bytes the model takes in a file that holds all of it.
+    pub fn encoded_len(&self) -> usize {
+        self.pieces().len()
     }
 
     /// The metadata: everything but the graph, which is `None` here.
@@ -115,23 +154,29 @@ impl Model {
     ///
     /// The nodes are not changed: that is the work of the pass that raises the opset.
     pub fn state_opset(&mut self, version: i64) {
-        let imports = &mut self.rest.opset_import;
+        let imports = &mut self.rest.edit().opset_import;
         match imports.iter_mut().find(|o| matches!(o.domain(), "" | "ai.onnx")) {
             Some(import) => import.version = Some(version),
             None => imports.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(version) }),
         }
-        self.rest.ir_version = Some(self.rest.ir_version().max(ir_version_of(version)));
+        self.raise_ir_version(ir_version_of(version));
     }
 
     /// Raises the IR version to 4 where it is lower: since then an initializer need not be a graph input, and one
     /// that is not is a constant (docs/IR.md of ONNX, "Graphs").
     pub fn allow_constants(&mut self) {
-        self.rest.ir_version = Some(self.rest.ir_version().max(4));
+        self.raise_ir_version(4);
+    }
+
+    fn raise_ir_version(&mut self, version: i64) {
+        if self.rest.ir_version() < version {
+            self.rest.edit().ir_version = Some(version);
+        }
     }
 
     /// Writes an entry of metadata_props, replacing the one of its key.
     pub fn set_metadata(&mut self, key: &str, value: &str) {
-        let props = &mut self.rest.metadata_props;
+        let props = &mut self.rest.edit().metadata_props;
         match props.iter_mut().find(|p| p.key() == key) {
             Some(p) => p.value = Some(value.to_owned()),
             None => props.push(StringStringEntryProto { key: Some(key.to_owned()), value: Some(value.to_owned()) }),
@@ -140,7 +185,10 @@ impl Model {
 
     /// Changes the model-local functions, one after the other. Errors as `change` does, and name the function.
     pub fn edit_functions(&mut self, mut change: impl FnMut(&mut FunctionProto) -> Result<()>) -> Result<()> {
-        self.rest.functions.iter_mut().try_for_each(|f| {
+        if self.rest.functions.is_empty() {
+            return Ok(());
+        }
+        self.rest.edit().functions.iter_mut().try_for_each(|f| {
             let place = format!("function `{}.{}`", f.domain(), f.name());
             change(f).at(|| place)
         })
@@ -170,117 +218,23 @@ fn ir_version_of(opset: i64) -> i64 {
     }
 }
 
-fn decode(bytes: Bytes) -> Result<ModelProto> {
-    let size = bytes.len();
-    let proto = ModelProto::decode(bytes).map_err(|e| {
-        malformed(format!("not an ONNX model, or cut short ({size} bytes)")).caused_by(e).hint(
-            "an .onnx file is a binary protobuf; a Git LFS pointer or a web page saved under that name is not one",
-        )
-    })?;
-    if proto.graph.is_none() && proto.ir_version.is_none() {
-        return Err(malformed("not an ONNX model: neither graph nor IR version in it"));
-    }
-    Ok(proto)
+fn no_graph() -> Error {
+    malformed("not an ONNX model: it has no graph").hint("give the path of an .onnx file that holds a model")
 }
 
-/// Writes a file whole or not at all: into a temporary file in the same folder, renamed when it is complete.
-pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| Error::io(e).at("cannot write").at(format!("`{}`", path.display()));
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail)?;
+fn check_opset(proto: &ModelProto) -> Result<()> {
+    if proto.opset_import.is_empty() {
+        return Err(malformed("the model imports no operator set").hint(
+            "every ONNX model since IR version 3 names its opset; export the model again with a current exporter",
+        ));
     }
-    file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
-}
-
-/// The files beside a model that hold tensors, mapped once each.
-struct External {
-    folder: PathBuf,
-    files: HashMap<PathBuf, Bytes>,
-}
-
-impl External {
-    /// Lets every tensor of the graph, of its subgraphs and of its attributes share the mapped bytes.
-    fn resolve(&mut self, graph: &mut GraphProto) -> Result<()> {
-        graph.initializer.iter_mut().try_for_each(|t| self.tensor(t))?;
-        for attribute in graph.node.iter_mut().flat_map(|n| &mut n.attribute) {
-            attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(|t| self.tensor(t))?;
-            attribute.subgraphs_mut().try_for_each(|g| self.resolve(g))?;
-        }
-        Ok(())
-    }
-
-    fn tensor(&mut self, tensor: &mut TensorProto) -> Result<()> {
-        if tensor.data_location() != DataLocation::External {
-            return Ok(());
-        }
-        let bytes = self.bytes_of(tensor).at(|| format!("external data of tensor `{}`", tensor.name()))?;
-        tensor.raw_data = Some(bytes);
-        tensor.external_data.clear();
-        tensor.data_location = None;
-        Ok(())
-    }
-
-    fn bytes_of(&mut self, tensor: &TensorProto) -> Result<Bytes> {
-        let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
-        let number = |key: &str| {
-            entry(key)
-                .map(|v| v.parse::<usize>().map_err(|_| malformed(format!("{key} `{v}` is not a whole number"))))
-                .transpose()
-        };
-        let location = Path::new(entry("location").ok_or_else(|| malformed("it names no location"))?);
-        if !location.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
-            return Err(malformed(format!("`{}` leaves the model's folder", location.display()))
-                .hint("external data must lie in the model's folder, named by a relative path without `..`"));
-        }
-        let path = self.folder.join(location);
-        let file = match self.files.get(&path) {
-            Some(bytes) => bytes.clone(),
-            None => {
-                self.stays_inside(&path)?;
-                let bytes = map(&path)?;
-                self.files.insert(path.clone(), bytes.clone());
-                bytes
-            }
-        };
-        let offset = number("offset")?.unwrap_or(0);
-        let length = number("length")?.unwrap_or(file.len().saturating_sub(offset));
-        match offset.checked_add(length) {
-            Some(end) if end <= file.len() => Ok(file.slice(offset..end)),
-            _ => Err(malformed(format!(
-                "`{}` has {} bytes, and {length} from offset {offset} were asked for",
-                path.display(),
-                file.len()
-            ))),
-        }
-    }
-
-    /// Refuses a file that a symbolic link takes out of the model's folder.
-    fn stays_inside(&self, path: &Path) -> Result<()> {
-        let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
-        let real = |p: &Path| {
-            p.canonicalize().map_err(|e| {
-                Error::io(e)
-                    .at(format!("`{}`", p.display()))
-                    .hint("the model's weights are in a file of their own: keep it beside the model")
-            })
-        };
-        if real(path)?.starts_with(real(folder)?) {
-            return Ok(());
-        }
-        Err(malformed(format!("`{}` links out of the model's folder", path.display())))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::GraphProto;
 
     #[test]
     fn bytes_that_are_no_model_are_refused() {
@@ -294,16 +248,5 @@ mod tests {
         let proto = ModelProto { ir_version: Some(8), graph: Some(GraphProto::default()), ..Default::default() };
         let e = Model::from_proto(proto).unwrap_err();
         assert!(e.to_string().contains("imports no operator set") && e.way_out().is_some());
-    }
-
-    #[test]
-    fn files_appear_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.onnx");
-        replace_file(&path, b"old").unwrap();
-        replace_file(&path, b"new").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(replace_file(&folder.path().join("no/m.onnx"), b"x").is_err());
     }
 }

@@ -2,8 +2,12 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
+
+use super::file::not_onnx;
 use super::index::Index;
-use super::{DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
+use super::wire::{Encode, Kept, Pieces, fields};
+use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::type_proto;
 
@@ -40,13 +44,23 @@ pub enum At {
 #[derive(Debug, Clone)]
 pub struct Graph {
     /// Everything but nodes and initializers.
-    rest: GraphProto,
-    nodes: Vec<Option<NodeProto>>,
+    rest: Kept<GraphProto>,
+    nodes: Vec<Option<Kept<NodeProto>>>,
     order: Vec<NodeId>,
-    initializers: Vec<Option<TensorProto>>,
+    initializers: Vec<Option<Kept<TensorProto>>>,
+    /// The field of the model that it was read from, key and length included, until the first edit.
+    read: Option<Bytes>,
     index: Index,
     taken: HashSet<String>,
     revision: u64,
+}
+
+/// What [`Graph::read`] shows on the way.
+pub(super) enum Part<'a> {
+    /// A node.
+    Node(&'a mut Kept<NodeProto>),
+    /// An initializer.
+    Tensor(&'a mut Kept<TensorProto>),
 }
 
 fn invalid(message: String) -> Error {
@@ -58,14 +72,49 @@ impl Graph {
     ///
     /// Errors when a value has two producers or an initializer stands twice.
     pub fn from_proto(mut proto: GraphProto) -> Result<Graph> {
-        let nodes: Vec<_> = std::mem::take(&mut proto.node).into_iter().map(Some).collect();
-        let initializers: Vec<_> = std::mem::take(&mut proto.initializer).into_iter().map(Some).collect();
-        let order = (0..nodes.len() as u32).map(NodeId).collect();
+        let nodes = std::mem::take(&mut proto.node).into_iter().map(Kept::new).collect();
+        let initializers = std::mem::take(&mut proto.initializer).into_iter().map(Kept::new).collect();
+        Graph::assemble(Kept::new(proto), nodes, initializers)
+    }
+
+    /// Reads the field of a model that holds its graph: `whole` with key and length, `payload` without. `visit` sees
+    /// every tensor outside of nodes and every node before they are indexed, and returns whether it changed them.
+    pub(super) fn read(whole: Bytes, payload: &Bytes, visit: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<Graph> {
+        let (mut nodes, mut initializers, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut untouched = true;
+        for field in fields(payload).map_err(not_onnx)? {
+            match (field.number, field.payload) {
+                (1, Some(at)) => {
+                    let mut node = Kept::<NodeProto>::read(payload.slice(at)).map_err(not_onnx)?;
+                    visit(Part::Node(&mut node))?;
+                    untouched &= node.as_read().is_some();
+                    nodes.push(node);
+                }
+                (5, Some(at)) => {
+                    let mut tensor = Kept::<TensorProto>::read(payload.slice(at)).map_err(not_onnx)?;
+                    visit(Part::Tensor(&mut tensor))?;
+                    untouched &= tensor.as_read().is_some();
+                    initializers.push(tensor);
+                }
+                _ => others.extend_from_slice(&payload[field.whole]),
+            }
+        }
+        let mut graph = Graph::assemble(Kept::read(others.into()).map_err(not_onnx)?, nodes, initializers)?;
+        graph.read = untouched.then_some(whole);
+        Ok(graph)
+    }
+
+    fn assemble(
+        rest: Kept<GraphProto>,
+        nodes: Vec<Kept<NodeProto>>,
+        initializers: Vec<Kept<TensorProto>>,
+    ) -> Result<Graph> {
         let mut graph = Graph {
-            rest: proto,
-            nodes,
-            order,
-            initializers,
+            order: (0..nodes.len() as u32).map(NodeId).collect(),
+            rest,
+            nodes: nodes.into_iter().map(Some).collect(),
+            initializers: initializers.into_iter().map(Some).collect(),
+            read: None,
             index: Index::default(),
             taken: HashSet::new(),
             revision: 0,
@@ -77,10 +126,29 @@ impl Graph {
 
     /// The graph message: everything that was read, with the edits.
     pub fn to_proto(&self) -> GraphProto {
-        let mut proto = self.rest.clone();
+        let mut proto = GraphProto::clone(&self.rest);
         proto.node = self.nodes().map(|(_, n)| n.clone()).collect();
         proto.initializer = self.initializers().cloned().collect();
         proto
+    }
+
+    /// Adds the graph to the pieces of a model, as the field of that number. What was not edited keeps its bytes.
+    pub(super) fn encode(&self, number: u32, pieces: &mut Pieces) {
+        if let Some(whole) = &self.read {
+            return pieces.share(whole);
+        }
+        let mut inner = Pieces::default();
+        let nodes = self.order.iter().filter_map(|&id| self.nodes[id.0 as usize].as_ref());
+        nodes.for_each(|n| inner.field(1, n));
+        self.rest.encode_into(&mut inner);
+        self.initializers.iter().flatten().for_each(|t| inner.field(5, t));
+        pieces.nested(number, inner);
+    }
+
+    /// Notes that the graph was edited.
+    fn touch(&mut self) {
+        self.revision += 1;
+        self.read = None;
     }
 
     // ---- reading ----
@@ -92,7 +160,7 @@ impl Graph {
 
     /// The nodes in their order of execution.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &NodeProto)> + Clone {
-        self.order.iter().filter_map(|&id| Some((id, self.nodes[id.0 as usize].as_ref()?)))
+        self.order.iter().filter_map(|&id| Some((id, self.node(id)?)))
     }
 
     /// The slots of the nodes in their order of execution, for loops that edit.
@@ -102,7 +170,7 @@ impl Graph {
 
     /// The node in a slot; `None` once it was removed.
     pub fn node(&self, id: NodeId) -> Option<&NodeProto> {
-        self.nodes[id.0 as usize].as_ref()
+        self.nodes[id.0 as usize].as_deref()
     }
 
     /// How a message names the node.
@@ -112,12 +180,12 @@ impl Graph {
 
     /// The initializers, in the file's order, new ones last.
     pub fn initializers(&self) -> impl Iterator<Item = &TensorProto> {
-        self.initializers.iter().flatten()
+        self.initializers.iter().flatten().map(|t| &**t)
     }
 
     /// The initializer of that name.
     pub fn initializer(&self, name: &str) -> Option<&TensorProto> {
-        self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_ref())
+        self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref())
     }
 
     /// The value of the initializer of that name; `None` if there is none. Errors name the tensor.
@@ -228,8 +296,8 @@ impl Graph {
         self.taken.extend(node.output.iter().cloned());
         self.taken.insert(node.name().to_owned());
         self.order.insert(position, id);
-        self.nodes.push(Some(node));
-        self.revision += 1;
+        self.nodes.push(Some(Kept::new(node)));
+        self.touch();
         Ok(id)
     }
 
@@ -238,8 +306,8 @@ impl Graph {
         let node = self.nodes[id.0 as usize].take()?;
         self.index.drop_node(id, &node);
         self.order.retain(|&other| other != id);
-        self.revision += 1;
-        Some(node)
+        self.touch();
+        Some(node.into_message())
     }
 
     /// Changes a node.
@@ -250,7 +318,7 @@ impl Graph {
             return Err(invalid("a removed node cannot be edited".into()));
         };
         let mut new = old.clone();
-        change(&mut new);
+        change(new.edit());
         self.index.drop_node(id, &old);
         let outcome = self.index.add_node(id, &new);
         if outcome.is_err() {
@@ -258,7 +326,7 @@ impl Graph {
         }
         self.taken.extend(new.output.iter().cloned());
         self.nodes[id.0 as usize] = Some(if outcome.is_ok() { new } else { old });
-        self.revision += 1;
+        self.touch();
         outcome
     }
 
@@ -307,14 +375,14 @@ impl Graph {
     pub fn set_initializer(&mut self, tensor: TensorProto) {
         let name = tensor.name().to_owned();
         match self.index.initializer.get(&name) {
-            Some(&i) => self.initializers[i] = Some(tensor),
+            Some(&i) => self.initializers[i] = Some(Kept::new(tensor)),
             None => {
                 self.index.initializer.insert(name.clone(), self.initializers.len());
-                self.initializers.push(Some(tensor));
+                self.initializers.push(Some(Kept::new(tensor)));
                 self.taken.insert(name);
             }
         }
-        self.revision += 1;
+        self.touch();
     }
 
     /// Adds an initializer under a fresh name like `base`, and says which.
@@ -341,7 +409,7 @@ impl Graph {
     pub fn drop_initializer(&mut self, name: &str) {
         if let Some(i) = self.index.initializer.remove(name) {
             self.initializers[i] = None;
-            self.revision += 1;
+            self.touch();
         }
     }
 
@@ -357,31 +425,60 @@ impl Graph {
 
     /// Takes a name off the graph's inputs.
     pub fn drop_input(&mut self, name: &str) {
-        self.rest.input.retain(|v| v.name() != name);
+        self.rest.edit().input.retain(|v| v.name() != name);
         self.index.inputs.remove(name);
-        self.revision += 1;
+        self.touch();
     }
 
     /// Removes value_info entries that name no value of this graph, or for which `stale` holds.
     pub fn prune_value_info(&mut self, stale: impl Fn(&str) -> bool) {
         let index = &self.index;
-        self.rest.value_info.retain(|v| {
+        self.rest.edit().value_info.retain(|v| {
             let known = index.producer.contains_key(v.name()) || index.initializer.contains_key(v.name());
             known && !stale(v.name())
         });
-        self.revision += 1;
+        self.touch();
     }
 
     /// Changes element types in value_info: those for which `change` gives another.
     pub fn retype_value_info(&mut self, change: impl Fn(i32) -> Option<i32>) {
-        for v in &mut self.rest.value_info {
+        for v in &mut self.rest.edit().value_info {
             if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut())
                 && let Some(dtype) = change(t.elem_type())
             {
                 t.elem_type = Some(dtype);
             }
         }
-        self.revision += 1;
+        self.touch();
+    }
+
+    /// Changes the tensors that are `meant`, wherever they stand: initializers, and attributes and subgraphs of nodes.
+    /// Their names must stay.
+    pub(super) fn edit_tensors(
+        &mut self,
+        meant: &dyn Fn(&TensorProto) -> bool,
+        change: &mut dyn FnMut(&mut TensorProto),
+    ) {
+        fn any(node: &NodeProto, meant: &dyn Fn(&TensorProto) -> bool) -> bool {
+            node.attribute.iter().any(|a| a.t.iter().chain(&a.tensors).any(meant))
+                || node.subgraphs().any(|g| g.initializer.iter().any(meant) || g.node.iter().any(|n| any(n, meant)))
+        }
+        fn visit(node: &mut NodeProto, meant: &dyn Fn(&TensorProto) -> bool, change: &mut dyn FnMut(&mut TensorProto)) {
+            for attribute in &mut node.attribute {
+                attribute.t.iter_mut().chain(&mut attribute.tensors).filter(|t| meant(t)).for_each(&mut *change);
+                for graph in attribute.subgraphs_mut() {
+                    graph.initializer.iter_mut().filter(|t| meant(t)).for_each(&mut *change);
+                    graph.node.iter_mut().for_each(|n| visit(n, meant, change));
+                }
+            }
+        }
+        self.initializers.iter_mut().flatten().filter(|t| meant(t)).for_each(|t| change(t.edit()));
+        for &id in &self.order {
+            if let Some(node) = self.nodes[id.0 as usize].as_mut().filter(|n| any(n, meant)) {
+                visit(node.edit(), meant, change);
+            }
+        }
+        self.touch();
     }
 
     /// Puts the nodes into an order in which every value is produced before it is read, close to the present one.
@@ -421,7 +518,7 @@ impl Graph {
         }
         if sorted != self.order {
             self.order = sorted;
-            self.revision += 1;
+            self.touch();
         }
         Ok(())
     }

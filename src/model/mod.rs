@@ -2,6 +2,7 @@
 //! reading and writing an untouched model gives the same bytes.
 
 mod dtype;
+mod external;
 mod file;
 mod graph;
 mod index;
@@ -9,19 +10,24 @@ mod input;
 mod linear;
 mod map;
 mod node;
+mod scratch;
 mod tensor;
 mod widen;
+mod wire;
+mod write;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
-pub use file::{Model, replace_file};
+pub use file::Model;
 pub use graph::{At, Graph, NodeId, Use};
 pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::Linear;
-pub use map::map;
+pub use map::{map, release};
 pub use node::{AttributeExt, NodeExt, attribute};
+pub use scratch::Scratch;
 pub use tensor::Tensor;
 pub use widen::widen;
+pub use write::{ExternalData, WriteOptions, Written, replace_file};
 
 pub use crate::proto::tensor_proto::DataType;
 pub use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};

@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, Use, attribute, of_format};
+use crate::model::{
+    At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, Use, attribute, of_format, release,
+};
 use crate::number::{QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
 use crate::round;
@@ -41,7 +43,9 @@ impl Pass for Insert<'_> {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let graph = &mut model.graph;
         let constants: Vec<(&Use, &ConstantDecision)> = self.plan.constants.iter().collect();
-        let codes: Vec<Result<Tensor>> = constants.par_iter().map(|(_, decision)| encode(graph, decision)).collect();
+        let scratch = cx.scratch.as_ref();
+        let codes: Vec<Result<Tensor>> =
+            constants.par_iter().map(|(_, decision)| encode(graph, decision, scratch)).collect();
         let mut stored = Stored::default();
         for ((&at, decision), codes) in constants.into_iter().zip(codes) {
             let place = || format!("initializer `{}`", decision.initializer);
@@ -109,13 +113,15 @@ fn linear_node(
     }
 }
 
-/// The codes of a constant.
-fn encode(graph: &Graph, decision: &ConstantDecision) -> Result<Tensor> {
+/// The codes of a constant, on disk if there is scratch space.
+fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>) -> Result<Tensor> {
     let missing = || Error::new(ErrorKind::InvalidModel, "it is not there");
     let tensor = graph.constant(&decision.initializer)?.ok_or_else(missing)?;
     let params = &decision.params;
     let codes = round::nearest(&tensor.f32s()?, tensor.shape(), params)?;
-    Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())
+    release(tensor.bytes());
+    let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())?;
+    scratch.map_or(Ok(codes.clone()), |s| s.keep(codes))
 }
 
 /// Constants that were stored already, to be shared by uses that want the same.

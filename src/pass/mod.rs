@@ -19,7 +19,7 @@ mod widen_float16;
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
-use crate::model::{Model, NodeId};
+use crate::model::{Model, NodeId, Scratch};
 
 pub use dequantize::{DropPairs, Ends, ExpandInteger, FoldCodes, dequantizing};
 pub use drop_identity::DropIdentity;
@@ -59,6 +59,8 @@ pub struct Context<'a> {
     pub executor: Option<&'a dyn Executor>,
     /// Who listens.
     pub events: &'a dyn Events,
+    /// Where codes wait to be written; `None` for in memory.
+    pub scratch: Option<Scratch>,
     /// What was left alone, and why.
     pub skipped: Vec<Skipped>,
     /// How many places the present pass changed.
@@ -79,7 +81,7 @@ pub struct Skipped {
 impl<'a> Context<'a> {
     /// A context in which nothing happened yet.
     pub fn new(executor: Option<&'a dyn Executor>, events: &'a dyn Events) -> Self {
-        Context { executor, events, skipped: Vec::new(), changed: 0 }
+        Context { executor, events, scratch: None, skipped: Vec::new(), changed: 0 }
     }
 
     /// Notes that the pass leaves a node alone.

@@ -230,7 +230,7 @@ fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
 
 /// The range of a weight, or of each of its channels. A channel of zeros gets the smallest range of the others, so
 /// that the scale of its bias stays as fine as theirs.
-fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
+pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let x = tensor.f32s()?;
     let Granularity::Channel { axis } = scheme.granularity else {
         return Ok(vec![constant_range(tensor)?]);

@@ -9,6 +9,7 @@ mod place;
 mod policy;
 mod present;
 mod select;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -51,6 +52,8 @@ pub enum Verdict {
     Quantized,
     /// Goes, because the quantized range of its output does its work.
     Absorbed,
+    /// Computes in float, with a weight that is stored as codes.
+    WeightOnly,
     /// Computes in float.
     Float,
     /// Was quantized in the given model, and stays as it is.

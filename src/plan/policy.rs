@@ -74,6 +74,25 @@ impl Policy {
         }
     }
 
+    /// Why the user or the target does not want the node quantized; `None` if they do. A node that has no rule, or that
+    /// stays float by its rule, has better reasons.
+    pub(super) fn unwanted(&self, node: &NodeProto) -> Option<String> {
+        if self.exclude.matches(node) {
+            return Some("excluded by the user".into());
+        }
+        if !self.only.is_empty() && !self.only.matches(node) {
+            return Some("not among the nodes chosen by the user".into());
+        }
+        let float = RULES.iter().any(|r| node.is(r.op) && matches!(r.role, Role::Float(_)));
+        if float || self.wants(node.op_type()) {
+            return None;
+        }
+        Some(match self.operators {
+            Some(_) => "not among the operators chosen by the user".into(),
+            None => format!("target `{}` has no use for it in integers", self.target.name),
+        })
+    }
+
     /// Errors when an operator was asked for that no rule allows to quantize.
     pub fn check_operators(&self) -> Result<()> {
         let known = |op: &str| RULES.iter().any(|r| r.op == op && !matches!(r.role, Role::Float(_)));

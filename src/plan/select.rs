@@ -71,20 +71,11 @@ fn refusal(
             if inside { "what is inside its subgraphs stays float so far" } else { "no rule for the operator" }.into(),
         );
     };
-    if policy.exclude.matches(node) {
-        return Some("excluded by the user".into());
-    }
-    if !policy.only.is_empty() && !policy.only.matches(node) {
-        return Some("not among the nodes chosen by the user".into());
+    if let Some(reason) = policy.unwanted(node) {
+        return Some(reason);
     }
     if let Role::Float(reason) = rule.role {
         return Some(reason.into());
-    }
-    if !policy.wants(node.op_type()) {
-        return Some(match policy.operators {
-            Some(_) => "not among the operators chosen by the user".into(),
-            None => format!("target `{}` has no use for it in integers", policy.target.name),
-        });
     }
     if masks.contains(&id) {
         return Some("adds a mask for Softmax, whose huge numbers would take all codes".into());

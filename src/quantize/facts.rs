@@ -14,21 +14,21 @@ pub struct Report {
     pub qdq: &'static str,
     /// The target's name.
     pub target: &'static str,
-    /// The engine that ran the models.
-    pub engine: String,
+    /// The engine that ran the models; `None` if they were not run.
+    pub engine: Option<String>,
     /// Opset before and after.
     pub opset: (i64, i64),
     /// Bytes of the model before and after.
     pub size: (usize, usize),
-    /// The samples and how they were split.
-    pub samples: Split,
+    /// The samples and how they were split; `None` if there were none.
+    pub samples: Option<Split>,
     /// How many nodes are what.
     pub counts: Counts,
     /// Every node that was considered, in the graph's order.
     pub nodes: Vec<NodeRow>,
     /// What the passes left alone.
     pub skipped: Vec<Skipped>,
-    /// Drift of each output against the float model.
+    /// Drift of each output against the float model; empty if they were not run.
     pub outputs: Vec<OutputDrift>,
     /// What the user should know.
     pub warnings: Vec<String>,
@@ -58,6 +58,8 @@ pub struct Counts {
     pub quantized: usize,
     /// Nodes that a range took the place of.
     pub absorbed: usize,
+    /// Nodes that compute in float with a weight that is stored as codes.
+    pub weight_only: usize,
     /// Nodes that compute in float.
     pub float: usize,
     /// Nodes that were quantized before.
@@ -77,7 +79,7 @@ pub struct NodeRow {
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// `quantized`, `absorbed`, `float`, or `already`: quantized before.
+    /// `quantized`, `absorbed`, `weight-only`, `float`, or `already`: quantized before.
     pub verdict: &'static str,
     /// Why.
     pub reason: String,
@@ -98,6 +100,7 @@ pub(super) fn count(plan: &Plan) -> Counts {
     Counts {
         quantized: with(Verdict::Quantized),
         absorbed: with(Verdict::Absorbed),
+        weight_only: with(Verdict::WeightOnly),
         float: with(Verdict::Float),
         already: with(Verdict::Already),
         constants: plan.constants.len() - biases,
@@ -113,6 +116,7 @@ pub(super) fn rows(model: &Model, plan: &Plan) -> Vec<NodeRow> {
         let verdict = match d.verdict {
             Verdict::Quantized => "quantized",
             Verdict::Absorbed => "absorbed",
+            Verdict::WeightOnly => "weight-only",
             Verdict::Float => "float",
             Verdict::Already => "already",
         };

@@ -2,10 +2,9 @@
 
 mod facts;
 mod tables;
+mod weights;
 
 use std::time::{Duration, Instant};
-
-use bytes::Bytes;
 
 use crate::calibrate::calibrate;
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -18,6 +17,7 @@ use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
+pub use weights::quantize_weights;
 
 /// The most samples that are held back for verification.
 const HELD_BACK: usize = 16;
@@ -32,11 +32,11 @@ pub struct Recipe {
     pub policy: Policy,
 }
 
-/// A quantized model, as the bytes of a file, and what was found on the way.
+/// A quantized model, and what was found on the way.
 #[derive(Debug, Clone)]
 pub struct Quantized {
-    /// The file.
-    pub bytes: Bytes,
+    /// The model, to be written. (What was verified by running it was read back from the bytes that it is written as.)
+    pub model: Model,
     /// The plan it was made by.
     pub plan: Plan,
     /// What was found.
@@ -55,16 +55,16 @@ impl<'a> Clock<'a> {
         Clock { events, stages: Vec::new(), since: Instant::now() }
     }
 
-    pub(crate) fn stage(&mut self, name: &'static str) {
-        self.close();
-        self.events.stage(name);
-        self.stages.push(Stage { name, seconds: 0.0 });
-    }
-
     /// The stages, the last one ended.
     pub(crate) fn finish(mut self) -> Vec<Stage> {
         self.close();
         self.stages
+    }
+
+    pub(crate) fn stage(&mut self, name: &'static str) {
+        self.close();
+        self.events.stage(name);
+        self.stages.push(Stage { name, seconds: 0.0 });
     }
 
     fn close(&mut self) {
@@ -88,8 +88,8 @@ impl<'a> Listening<'a> {
     }
 
     /// What was warned of.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().map(|w| w.clone()).unwrap_or_default()
+    pub(crate) fn into_warnings(self) -> Vec<String> {
+        self.warnings.into_inner().unwrap_or_default()
     }
 }
 
@@ -154,36 +154,45 @@ pub fn quantize(
     clock.stage("insert");
     let mut quantized = prepared.clone();
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    sign(&mut quantized, policy);
-    let bytes = Bytes::from(quantized.to_bytes()?);
+    sign(&mut quantized, policy, &plan);
 
     clock.stage("verify");
-    let written = Model::from_bytes(bytes.clone()).at(|| "reading the written model back".to_owned())?;
     drop(runner);
+    let written = read_back(quantized)?;
     let original = modern(model);
     let runner = |model| Runner::new(executor, model, Vec::new());
     let outputs = compare(&runner(&original)?, &runner(&written)?, samples, &verification, &events)?;
+
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
         target: policy.target.name,
-        engine: executor.name(),
+        engine: Some(executor.name()),
         opset: (model.opset(), written.opset()),
-        size: (model.encoded_len(), bytes.len()),
-        samples: Split {
+        size: (model.encoded_len(), written.encoded_len()),
+        samples: Some(Split {
             source: samples.describe(),
             calibration: calibration.len(),
             verification: verification.len(),
             shared,
-        },
+        }),
         counts: facts::count(&plan),
         nodes: facts::rows(&prepared, &plan),
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
-        warnings: events.warnings(),
         stages: clock.finish(),
+        warnings: events.into_warnings(),
         peak_memory: None,
     };
-    Ok(Quantized { bytes, plan, report })
+    Ok(Quantized { model: written, plan, report })
+}
+
+/// The model as whoever opens the file gets it, which shares the file's bytes. One that does not fit a single file
+/// stays as it is.
+pub(crate) fn read_back(model: Model) -> Result<Model> {
+    match model.to_bytes() {
+        Ok(bytes) => Model::from_bytes(bytes.into()).at(|| "reading the written model back".to_owned()),
+        Err(_) => Ok(model),
+    }
 }
 
 /// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
@@ -207,7 +216,7 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>, bool) {
 }
 
 /// Says in the model's metadata who made it and how.
-fn sign(model: &mut Model, policy: &Policy) {
+fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
     let kind = |format: crate::number::Format, symmetric: bool| {
         format!("{} {}", format.name, if symmetric { "symmetric" } else { "affine" })
     };
@@ -215,9 +224,12 @@ fn sign(model: &mut Model, policy: &Policy) {
     model.set_metadata(
         "qdq.recipe",
         &format!(
-            "target {}, activations {} per tensor min-max, weights {} {}",
+            "target {}, activations {}, weights {} {}",
             policy.target.name,
-            kind(policy.activations, policy.symmetric_activations),
+            match plan.values.is_empty() {
+                true => "float".to_owned(),
+                false => format!("{} per tensor min-max", kind(policy.activations, policy.symmetric_activations)),
+            },
             kind(policy.weights, policy.weights.signed()),
             if policy.per_channel { "per channel" } else { "per tensor" },
         ),

@@ -1,6 +1,6 @@
 //! What people read of a quantization.
 
-use super::{NodeRow, Report};
+use super::{Counts, NodeRow, Report, Split};
 use crate::report::{Cell, Column, Table, number};
 use crate::validate::output_table;
 
@@ -15,11 +15,27 @@ fn change(before: f64, after: f64) -> String {
     }
 }
 
+impl Split {
+    fn in_words(&self) -> String {
+        if self.calibration == 0 {
+            format!("all {} verify", self.verification)
+        } else if self.shared {
+            format!(
+                "all {} calibrate and verify: too few to hold any back, so the drift below may be too good",
+                self.calibration
+            )
+        } else {
+            format!("{} calibrate, {} others verify", self.calibration, self.verification)
+        }
+    }
+}
+
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
-        let mut tables = vec![self.summary(), output_table(&self.outputs)];
-        tables.extend([self.operators(), self.reasons()].into_iter().filter(|t| !t.rows.is_empty()));
+        let others = [output_table(&self.outputs), self.operators(), self.reasons()];
+        let mut tables = vec![self.summary()];
+        tables.extend(others.into_iter().filter(|t| !t.rows.is_empty()));
         tables
     }
 
@@ -37,38 +53,45 @@ impl Report {
                 format!("{} -> {}", self.opset.0, self.opset.1)
             },
         );
-        let s = &self.samples;
-        t.fact("samples", s.source.clone());
-        t.fact(
-            "split",
-            if s.shared {
-                format!(
-                    "all {} calibrate and verify: too few to hold any back, so the drift below may be too good",
-                    s.calibration
-                )
-            } else {
-                format!("{} calibrate, {} others verify", s.calibration, s.verification)
-            },
-        );
-        let c = &self.counts;
-        let mut nodes = format!("{} quantized, {} absorbed into ranges, {} float", c.quantized, c.absorbed, c.float);
-        if c.already > 0 {
-            nodes += &format!(", {} quantized before and left as they are", c.already);
+        if let Some(s) = &self.samples {
+            t.fact("samples", s.source.clone());
+            t.fact("split", s.in_words());
         }
-        t.fact("nodes", nodes);
-        t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
-        t.fact("Q/DQ pairs", c.pairs.to_string());
+        let c = &self.counts;
+        let already = match c.already {
+            0 => String::new(),
+            n => format!(", {n} quantized before and left as they are"),
+        };
+        match c.weight_only {
+            0 => {
+                let Counts { quantized, absorbed, float, .. } = c;
+                let nodes = format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float");
+                t.fact("nodes", nodes + &already);
+                t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
+                t.fact("Q/DQ pairs", c.pairs.to_string());
+            }
+            n => {
+                t.fact("nodes", format!("{n} with a quantized weight, {} float", c.float) + &already);
+                t.fact("stored as codes", format!("{} weights", c.constants));
+            }
+        }
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
         t.fact("time", times.join(", "));
         if let Some(peak) = self.peak_memory {
             t.fact("peak memory", number::bytes(peak));
         }
-        t.fact("engine", self.engine.clone());
+        match &self.engine {
+            Some(engine) => t.fact("engine", engine.clone()),
+            None => t.fact("not verified", "no samples were given to run the two models with"),
+        }
         t
     }
 
     fn operators(&self) -> Table {
-        let mut columns = vec!["quantized", "absorbed", "float"];
+        let mut columns = match self.counts.weight_only {
+            0 => vec!["quantized", "absorbed", "float"],
+            _ => vec!["weight-only", "float"],
+        };
         columns.extend((self.counts.already > 0).then_some("already"));
         let heads = columns.iter().map(|c| Column::right(c));
         let mut t = Table::new("Nodes", std::iter::once(Column::left("operator")).chain(heads).collect());

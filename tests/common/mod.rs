@@ -161,12 +161,12 @@ pub fn difference(a: &Model, b: &Model, samples: &dyn Samples) -> f64 {
 
 /// Hands a model to the cross-check in ONNX Runtime, if the environment names a folder for it (`QDQ_EMIT`): the float and
 /// the quantized model, the samples, and the drift that was measured on them.
-pub fn emit(name: &str, float: &Model, quantized: &[u8], samples: &dyn Samples, drifts: &[OutputDrift]) {
+pub fn emit(name: &str, float: &Model, quantized: &Model, samples: &dyn Samples, drifts: &[OutputDrift]) {
     let Some(folder) = std::env::var_os("QDQ_EMIT").map(PathBuf::from) else { return };
     std::fs::create_dir_all(&folder).unwrap();
     let file = |end: &str| folder.join(format!("{name}.{end}"));
     replace_file(&file("float.onnx"), &float.to_bytes().unwrap()).unwrap();
-    replace_file(&file("quantized.onnx"), quantized).unwrap();
+    replace_file(&file("quantized.onnx"), &quantized.to_bytes().unwrap()).unwrap();
     let mut npz = ndarray_npy::NpzWriter::new(std::fs::File::create(file("npz")).unwrap());
     for (i, spec) in InputSpec::all(&float.graph).unwrap().iter().enumerate() {
         let tensors: Vec<Tensor> = (0..samples.len()).map(|s| samples.get(s).unwrap().inputs[i].clone()).collect();

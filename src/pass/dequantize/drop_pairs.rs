@@ -229,6 +229,9 @@ fn linear(graph: &Graph, quantize: &NodeProto, dequantize: &NodeProto) -> Result
         // Without a zero point the element type is that of the codes.
         d.format = q.format;
     }
+    if let Err(Refusal::Skip(wrong)) = params(&q) {
+        return no(wrong);
+    }
     let same = q.format == d.format && q.scales == d.scales && q.zero_points == d.zero_points;
     if !same || (q.scales.len() > 1 && q.axis != d.axis) {
         return no(format!("its scale or zero point is not that of {}", quantize.label()));

@@ -1,0 +1,396 @@
+//! Writing models: whole or not at all, streaming, with large tensors in a file beside the model where that is wanted.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tempfile::NamedTempFile;
+
+use super::map::release;
+use super::wire::Pieces;
+use super::{Model, Tensor, TensorProto};
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto::StringStringEntryProto;
+use crate::proto::tensor_proto::DataLocation;
+
+/// Protobuf's own limit for one message, in bytes.
+const PROTOBUF_LIMIT: usize = i32::MAX as usize;
+
+/// Tensors begin at multiples of this in a data file, so that runtimes can map them (onnx.proto, `external_data`).
+const ALIGNMENT: u64 = 4096;
+
+/// Where the data of large tensors go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum ExternalData {
+    /// Into the model file, and beside it where that would pass protobuf's 2 GiB.
+    #[default]
+    Auto,
+    /// Into a file beside the model.
+    Always,
+    /// Into the model file; a model that would pass 2 GiB is refused.
+    Never,
+}
+
+/// How a model is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Where the data of large tensors go.
+    pub external: ExternalData,
+    /// In bytes: smaller tensors stay in the model file.
+    pub threshold: usize,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        WriteOptions { external: ExternalData::Auto, threshold: 1024 }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes of the model file.
+    pub model: u64,
+    /// The file with the tensors, and its bytes.
+    pub data: Option<(PathBuf, u64)>,
+}
+
+fn too_large(size: usize) -> Error {
+    let message = format!("the model takes {size} bytes, and a protobuf file holds at most {PROTOBUF_LIMIT}");
+    Error::new(ErrorKind::Unsupported, message).hint("let its tensors go into a file beside it: `--external-data auto`")
+}
+
+impl Model {
+    /// The model as the bytes of a file that holds all of it.
+    ///
+    /// Errors when they would pass protobuf's limit of 2 GiB.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let pieces = self.pieces();
+        if pieces.len() > PROTOBUF_LIMIT {
+            return Err(too_large(pieces.len()));
+        }
+        Ok(pieces.into_list().concat())
+    }
+
+    /// Writes the model to a file, whole or not at all, without a copy of it in memory.
+    ///
+    /// External data go into a file beside the model, named after it and after the data: `model.onnx.1a2b3c4d.data`.
+    /// So a model that is replaced keeps its data until the new one is there, and the same model always gives the same
+    /// files. Data of models that stood under the same path before are removed in the end.
+    ///
+    /// Errors when a file cannot be written, and when the model would pass protobuf's 2 GiB; then nothing has changed.
+    pub fn write(&self, path: &Path, options: &WriteOptions) -> Result<Written> {
+        let pieces = self.pieces();
+        let apart = match options.external {
+            ExternalData::Always => true,
+            ExternalData::Auto => pieces.len() > PROTOBUF_LIMIT,
+            ExternalData::Never => false,
+        };
+        if !apart {
+            if pieces.len() > PROTOBUF_LIMIT {
+                return Err(too_large(pieces.len()));
+            }
+            let model = replace_by(path, pieces)?;
+            remove_data_but(path, None);
+            return Ok(Written { model, data: None });
+        }
+        let fail = |e| cannot_write(path, e);
+        if is_device(path) {
+            return Err(fail(std::io::Error::other("external data needs a file to lie beside")));
+        }
+        drop(pieces);
+        let mut data = DataFile::beside(path).map_err(fail)?;
+        let mut slim = self.clone();
+        data.take_from(&mut slim, options.threshold).map_err(fail)?;
+        let (name, kept) = data.keep(path).map_err(fail)?;
+        let location = name.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        name_location(&mut slim, &location);
+        let pieces = slim.pieces();
+        let outcome = match pieces.len() {
+            size if size > PROTOBUF_LIMIT => Err(too_large(size)),
+            _ => replace_by(path, pieces),
+        };
+        match outcome {
+            Ok(model) => {
+                remove_data_but(path, Some(&name));
+                Ok(Written { model, data: Some((name, kept.bytes)) })
+            }
+            Err(e) => {
+                if kept.new {
+                    let _ = std::fs::remove_file(&name);
+                }
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Lets every tensor that lies in a file beside the model name that file.
+fn name_location(model: &mut Model, location: &str) {
+    let external = |t: &TensorProto| t.data_location() == DataLocation::External;
+    model.graph.edit_tensors(&external, &mut |t| {
+        for entry in t.external_data.iter_mut().filter(|e| e.key() == "location") {
+            entry.value = Some(location.to_owned());
+        }
+    });
+}
+
+/// A data file in the making.
+struct DataFile {
+    file: BufWriter<NamedTempFile>,
+    bytes: u64,
+    hash: crc32fast::Hasher,
+}
+
+/// A data file that has its name.
+struct KeptData {
+    bytes: u64,
+    /// Whether no file of that name, and so of these bytes, was there before.
+    new: bool,
+}
+
+impl DataFile {
+    fn beside(model: &Path) -> std::io::Result<DataFile> {
+        let file = BufWriter::with_capacity(1 << 20, temporary(folder_of(model))?);
+        Ok(DataFile { file, bytes: 0, hash: crc32fast::Hasher::new() })
+    }
+
+    /// Writes the data of large tensors, and leaves in the model where they are.
+    fn take_from(&mut self, model: &mut Model, threshold: usize) -> std::io::Result<()> {
+        let mut outcome = Ok(());
+        // Strings have no raw data, and cannot be outside; numbers in typed fields can.
+        let large = |t: &TensorProto| t.data_location() == DataLocation::Default && data_len(t) >= threshold.max(1);
+        model.graph.edit_tensors(&large, &mut |t| {
+            if outcome.is_ok() {
+                outcome = self.take(t);
+            }
+        });
+        outcome
+    }
+
+    fn take(&mut self, tensor: &mut TensorProto) -> std::io::Result<()> {
+        // What cannot be read as numbers stays where it is.
+        let Ok(data) = Tensor::from_proto(tensor).map(|t| t.bytes().clone()) else { return Ok(()) };
+        let offset = self.bytes.next_multiple_of(ALIGNMENT);
+        const ZEROS: [u8; ALIGNMENT as usize] = [0; ALIGNMENT as usize];
+        self.write(&ZEROS[..(offset - self.bytes) as usize])?;
+        self.write(&data)?;
+        release(&data);
+        let entry = |k: &str, v: String| StringStringEntryProto { key: Some(k.to_owned()), value: Some(v) };
+        *tensor = TensorProto {
+            name: tensor.name.take(),
+            dims: std::mem::take(&mut tensor.dims),
+            data_type: tensor.data_type,
+            doc_string: tensor.doc_string.take(),
+            metadata_props: std::mem::take(&mut tensor.metadata_props),
+            data_location: Some(DataLocation::External as i32),
+            external_data: vec![
+                entry("location", String::new()),
+                entry("offset", offset.to_string()),
+                entry("length", data.len().to_string()),
+            ],
+            ..Default::default()
+        };
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Gives the file its name.
+    fn keep(self, model: &Path) -> std::io::Result<(PathBuf, KeptData)> {
+        let mut named = model.file_name().unwrap_or_default().to_owned();
+        named.push(format!(".{:08x}.data", self.hash.finalize()));
+        let path = folder_of(model).join(named);
+        let file = self.file.into_inner().map_err(|e| e.into_error())?;
+        let new = !path.exists();
+        name(file, &path)?;
+        Ok((path, KeptData { bytes: self.bytes, new }))
+    }
+}
+
+/// Bytes of a tensor's numbers, wherever they stand in the message; a lower bound for typed fields.
+fn data_len(t: &TensorProto) -> usize {
+    let typed = 4 * (t.float_data.len() + t.int32_data.len());
+    let wide = 8 * (t.double_data.len() + t.int64_data.len() + t.uint64_data.len());
+    t.raw_data.as_ref().map_or(typed + wide, Bytes::len)
+}
+
+/// Removes data files that earlier writes to the same path left, but for the one in use.
+fn remove_data_but(model: &Path, used: Option<&Path>) {
+    let Some(own) = model.file_name().and_then(|n| n.to_str()) else { return };
+    let ours = |name: &str| {
+        let hash = name.strip_prefix(own).and_then(|n| n.strip_prefix('.')).and_then(|n| n.strip_suffix(".data"));
+        hash.is_some_and(|h| h.len() == 8 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let Ok(entries) = std::fs::read_dir(folder_of(model)) else { return };
+    for entry in entries.flatten() {
+        let keep = used.and_then(Path::file_name).is_some_and(|u| u == entry.file_name());
+        if !keep && entry.file_name().to_str().is_some_and(ours) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Writes a file whole or not at all: into a temporary file in the same folder, renamed when it is complete.
+///
+/// A symbolic link stays one: what it points at is replaced. A device, such as `/dev/stdout`, is written to.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |file| file.write_all(bytes))
+}
+
+/// Writes a model's pieces, as [`replace_file`] does, and says how many bytes they were.
+fn replace_by(path: &Path, pieces: Pieces) -> Result<u64> {
+    let size = pieces.len() as u64;
+    replace(path, |file| {
+        for piece in pieces.into_list() {
+            file.write_all(&piece)?;
+            release(&piece);
+        }
+        Ok(())
+    })?;
+    Ok(size)
+}
+
+fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    let fail = |e| cannot_write(path, e);
+    if is_device(path) {
+        return write(&mut File::options().write(true).open(path).map_err(fail)?).map_err(fail);
+    }
+    let real = if path.is_symlink() { path.canonicalize().map_err(fail)? } else { path.to_owned() };
+    let mut file = temporary(folder_of(&real)).map_err(fail)?;
+    write(file.as_file_mut()).map_err(fail)?;
+    name(file, &real).map_err(fail)
+}
+
+fn cannot_write(path: &Path, e: std::io::Error) -> Error {
+    Error::io(e).at("cannot write").at(format!("`{}`", path.display()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether something stands there that is no file to be replaced: a device, a pipe.
+fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
+/// A file that vanishes unless it gets a name.
+pub(super) fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder)
+}
+
+/// Gives a complete file its name, and the permissions of the one that it replaces.
+fn name(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+    }
+    file.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{GraphProto, ModelProto, NodeProto, attribute};
+    use crate::proto::{AttributeProto, OperatorSetIdProto};
+
+    fn files(folder: &Path) -> Vec<String> {
+        let name = |e: std::io::Result<std::fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_appear_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        replace_file(&path, b"old").unwrap();
+        replace_file(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(files(folder.path()), ["m.onnx"]);
+        assert!(replace_file(&folder.path().join("no/m.onnx"), b"x").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::write(&real, b"old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        replace_file(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&real).unwrap(), b"new");
+        replace_file(Path::new("/dev/null"), b"x").unwrap();
+        assert!(is_device(Path::new("/dev/null")));
+    }
+
+    /// A model with a weight, a scalar, a Constant node, and a branch with both.
+    fn model(first: f32) -> Model {
+        let weight = |name: &str| Tensor::from_f32(vec![512], vec![first; 512]).to_proto(name);
+        let constant = |name: &str| {
+            let value = attribute::tensor("value", weight(""));
+            let (op_type, output) = (Some("Constant".into()), vec![name.into()]);
+            NodeProto { op_type, output, attribute: vec![value], ..Default::default() }
+        };
+        let body = GraphProto { node: vec![constant("c2")], initializer: vec![weight("w2")], ..Default::default() };
+        let mut choose = NodeProto { op_type: Some("If".into()), ..Default::default() };
+        choose.attribute.push(AttributeProto { g: Some(body), ..Default::default() });
+        let scalar = Tensor::from_f32(vec![], vec![first]).to_proto("s");
+        let node = vec![constant("c"), choose];
+        let initializer = vec![weight("w"), scalar];
+        Model::from_proto(ModelProto {
+            opset_import: vec![OperatorSetIdProto { version: Some(17), ..Default::default() }],
+            graph: Some(GraphProto { node, initializer, ..Default::default() }),
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn large_tensors_lie_beside_the_model_and_are_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let options = WriteOptions { external: ExternalData::Always, threshold: 1024 };
+        let written = model(1.0).write(&path, &options).unwrap();
+        let (data, size) = written.data.unwrap();
+        // Four tensors of 2 KiB, each at a page of its own.
+        assert_eq!((size, std::fs::metadata(&data).unwrap().len()), (3 * 4096 + 2048, size));
+        assert!(written.model < 1024);
+        assert_eq!(Model::read(&path).unwrap().to_bytes().unwrap(), model(1.0).to_bytes().unwrap());
+        // Another model takes its place: its data come, and those of the first go.
+        model(2.0).write(&path, &options).unwrap();
+        assert!(!data.exists() && files(folder.path()).len() == 2);
+        // The same model once more changes nothing.
+        let before = (files(folder.path()), std::fs::read(&path).unwrap());
+        model(2.0).write(&path, &options).unwrap();
+        assert_eq!((files(folder.path()), std::fs::read(&path).unwrap()), before);
+        model(3.0).write(&path, &WriteOptions::default()).unwrap();
+        assert_eq!(files(folder.path()), ["m.onnx"]);
+        let high = WriteOptions { threshold: 4096, ..options };
+        assert_eq!(model(1.0).write(&path, &high).unwrap().data.unwrap().1, 0);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        std::fs::create_dir(&path).unwrap();
+        let options = WriteOptions { external: ExternalData::Always, threshold: 0 };
+        assert!(model(1.0).write(&path, &options).is_err());
+        assert_eq!(files(folder.path()), ["m.onnx"]);
+        assert!(model(1.0).write(Path::new("/dev/null"), &options).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! The plan that needs no samples: weights become codes, everything computes in float.
+
+use rayon::prelude::*;
+
+use super::fit::weight_ranges;
+use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Present, Verdict};
+use crate::error::{Place, Result};
+use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, dtype_name, release};
+use crate::number::QuantParams;
+use crate::rule::{OpRule, Role};
+
+impl Plan {
+    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate.
+    ///
+    /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
+    pub fn of_weights(graph: &Graph, policy: &Policy) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut wanted = Vec::new();
+        let present = Present::of(graph);
+        for (id, node) in graph.nodes() {
+            if let Some(&reason) = present.nodes.get(&id) {
+                plan.nodes.push(NodeDecision { node: id, verdict: Verdict::Already, reason: reason.to_owned() });
+                continue;
+            }
+            match weight_of(graph, policy, node) {
+                Ok(at) => wanted.push((id, Use { node: id, slot: at })),
+                Err(reason) => plan.nodes.push(float(id, reason)),
+            }
+        }
+        let fitted: Vec<Result<Result<ConstantDecision, String>>> =
+            wanted.par_iter().map(|&(_, at)| fit(graph, policy, at).at(|| graph.label(at.node))).collect();
+        for ((node, at), outcome) in wanted.into_iter().zip(fitted) {
+            match outcome? {
+                Ok(decision) => {
+                    plan.constants.insert(at, decision);
+                    let reason = "its weight is stored as codes".to_owned();
+                    plan.nodes.push(NodeDecision { node, verdict: Verdict::WeightOnly, reason });
+                }
+                Err(reason) => plan.nodes.push(float(node, reason)),
+            }
+        }
+        let places: std::collections::HashMap<NodeId, usize> =
+            graph.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
+        plan.nodes.sort_by_key(|d| places.get(&d.node).copied());
+        Ok(plan)
+    }
+}
+
+fn float(node: NodeId, reason: String) -> NodeDecision {
+    NodeDecision { node, verdict: Verdict::Float, reason }
+}
+
+/// The slot of the node's weight, or why it stays float.
+fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, String> {
+    let rule = OpRule::of(node).filter(|r| r.role == Role::Compute).ok_or("it has no weight")?;
+    let slot = rule.weight_slot().ok_or("it has no weight")?;
+    if let Some(reason) = policy.unwanted(node) {
+        return Err(reason);
+    }
+    let name = node.input_at(slot).ok_or("it has no weight")?;
+    let tensor = graph.initializer(name).ok_or_else(|| format!("its weight `{name}` is not a constant"))?;
+    match DataType::try_from(tensor.data_type()) {
+        Ok(DataType::Float) => Ok(slot),
+        Ok(other) => Err(format!("its weight `{name}` is {}, not float32", dtype_name(other))),
+        Err(_) => Err(format!("the type of its weight `{name}` is unknown")),
+    }
+}
+
+/// Scales and zero points for the weight, or why it stays float.
+fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecision, String>> {
+    let Some((node, rule)) = graph.node(at.node).and_then(|n| Some((n, OpRule::of(n)?))) else {
+        return Ok(Err("it has no rule".into()));
+    };
+    let initializer = node.input_at(at.slot).unwrap_or_default().to_owned();
+    let Some(tensor) = graph.constant(&initializer)? else { return Ok(Err("it has no weight".into())) };
+    let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
+    let ranges = weight_ranges(&tensor, &scheme);
+    release(tensor.bytes());
+    let Ok(ranges) = ranges else {
+        return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));
+    };
+    let params = QuantParams::from_ranges(&scheme, &ranges).at(|| format!("initializer `{initializer}`"))?;
+    Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight }))
+}
