@@ -33,8 +33,11 @@ struct Case {
     style: Style,
 }
 
+/// The float model and the data of `cnn`.
+const CNN: (&str, &str) = ("quantized/cnn/float.onnx", "quantized/cnn/data.npz");
+
 const fn cnn(kind: &'static str, style: Style) -> Case {
-    Case { name: "cnn", kind, float: "quantized/cnn/float.onnx", data: "quantized/cnn/data.npz", style }
+    Case { name: "cnn", kind, float: CNN.0, data: CNN.1, style }
 }
 
 const CASES: &[Case] = &[
@@ -159,6 +162,37 @@ fn dequantized_models_are_float_and_as_close_to_the_original_as_before() {
             emit(&name, &original, &made.model, samples.as_ref(), &found.outputs);
         }
     }
+}
+
+#[test]
+fn a_dynamic_lstm_becomes_an_lstm() {
+    let (model, original) = (model_of("quantized/lstm/dynamic.onnx"), model_of("quantized/lstm/float.onnx"));
+    let samples = samples_of("quantized/lstm/data.npz", &original);
+    let made = dequantized(&model, Ends::Kept);
+    assert_eq!((made.report.counts.operators, &made.report.left[..]), (1, &[][..]));
+    assert_eq!(made.report.styles[0].style, Style::Dynamic);
+    assert!(made.model.graph.nodes().any(|(_, n)| n.is("LSTM")));
+    let arrays = arrays("quantized/lstm/dynamic.npz");
+    let of = |name: &str| arrays.iter().find(|(n, _)| n == name).unwrap().1.f32s().unwrap().into_owned();
+    let before: Vec<Vec<f32>> = original.graph.outputs().iter().map(|v| of(v.name())).collect();
+    let (reference, after) = (outputs(&original, samples.as_ref()), outputs(&made.model, samples.as_ref()));
+    for (after, before) in sqnr(&reference, &after).into_iter().zip(sqnr(&reference, &before)) {
+        assert!(after > before && before < 50.0, "{after} dB, before {before} dB");
+    }
+    // The engine does not know the operator; to quantize or to verify is an error that names it.
+    let e = quantized(&model, samples.as_ref()).unwrap_err();
+    assert!(e.to_string().contains("DynamicQuantizeLSTM"), "{e}");
+}
+
+#[test]
+fn layers_of_operators_on_codes_are_compared() {
+    let (float, model) = (model_of(CNN.0), CASES[0].model());
+    let samples = samples_of(CNN.1, &float);
+    let questions = Questions { layers: true, ..Default::default() };
+    let layers = validate(&float, &model, samples.as_ref(), &questions, &Tract, &Silent).unwrap().layers.unwrap();
+    let values: Vec<&str> = layers.iter().map(|l| l.value.as_str()).collect();
+    assert!(["stem", "stem.leaky", "gated", "joined", "head"].iter().all(|v| values.contains(v)), "{values:?}");
+    assert!(layers.iter().all(|l| l.local_sqnr_db.is_none_or(|db| db > 25.0)), "{layers:?}");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What `dequantize` found, as plain facts.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use crate::inspect::StyleCount;
 use crate::integer::handles_codes;
 use crate::model::{GraphProto, Model, NodeExt, NodeProto};
-use crate::pass::{DropPairs, Ends, ExpandInteger, FoldCodes, Pass, Skipped};
+use crate::pass::{DropPairs, Ends, ExpandInteger, FloatLstm, FoldCodes, Pass, Skipped};
 use crate::quantize::Stage;
 use crate::validate::OutputDrift;
 
@@ -74,7 +76,7 @@ pub struct Verified {
 impl Counts {
     /// Takes in what a pass changed, and how many Relu and Clip nodes came with it.
     pub(super) fn add(&mut self, pass: &str, changed: usize, bounds: usize) {
-        if pass == ExpandInteger.name() {
+        if pass == ExpandInteger.name() || pass == FloatLstm.name() {
             self.operators += changed;
         } else if pass == FoldCodes.name() {
             self.constants += changed;
@@ -97,8 +99,12 @@ pub(super) fn count_bounds(model: &Model) -> usize {
 
 /// What the passes had to leave, and what stands where they do not go.
 pub(super) fn left(model: &Model, skipped: &[Skipped]) -> Vec<Left> {
-    let passes = [ExpandInteger.name(), FoldCodes.name(), (DropPairs { ends: Ends::Kept }).name()];
-    let of_passes = skipped.iter().filter(|s| passes.contains(&s.pass));
+    let pairs = DropPairs { ends: Ends::Kept };
+    let passes = [FloatLstm.name(), ExpandInteger.name(), FoldCodes.name(), pairs.name()];
+    // Of an LSTM, the pass that is for it knows why.
+    let lstms: HashSet<&str> = skipped.iter().filter(|s| s.pass == FloatLstm.name()).map(|s| &*s.node).collect();
+    let told = |s: &&Skipped| s.pass == ExpandInteger.name() && lstms.contains(&*s.node);
+    let of_passes = skipped.iter().filter(|s| passes.contains(&s.pass) && !told(s));
     let mut left: Vec<Left> = of_passes.map(|s| Left { node: s.node.clone(), reason: s.reason.clone() }).collect();
     for (_, node) in model.graph.nodes() {
         let reason = format!("it stands in a subgraph of {}, and subgraphs stay as they are", node.label());

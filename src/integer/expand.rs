@@ -6,7 +6,7 @@ use super::form::{self, Form, Input, Params};
 use super::lift::{drop_unread, lift};
 use super::table::{IntegerOp, computes_on_codes};
 use crate::error::{Place, Refusal, Result};
-use crate::model::{At, Graph, Linear, Model, NodeId, NodeProto, Tensor};
+use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeId, NodeProto, Tensor, attribute};
 
 /// Rewrites every node of the graph that computes on codes; subgraphs stay.
 ///
@@ -77,17 +77,29 @@ impl Emitter {
         for gone in form.gone {
             graph.remove(gone);
         }
-        let product = form.plus.as_ref().map(|_| graph.fresh_name(&format!("{result}_product")));
+        // What the float operator makes goes through at most three nodes more; the last one makes the result.
         let float = form.output.as_ref().map(|_| match plain(&result) {
             Some(name) => graph.fresh_name(name),
             None => graph.fresh_name(&format!("{result}_float")),
         });
         let sum = float.clone().unwrap_or_else(|| result.clone());
+        let product = form.plus.as_ref().map(|_| graph.fresh_name(&format!("{result}_product")));
+        let shaped = product.clone().unwrap_or_else(|| sum.clone());
+        let flat = form.flattened.map(|_| graph.fresh_name(&format!("{result}_flat")));
+        let mut behind = Vec::new();
+        if let (Some(axis), Some(flat), Some(x)) = (form.flattened, &flat, input.first_mut()) {
+            let shape = node_before(graph, at, "Shape", x, vec![])?;
+            *x = node_before(graph, at, "Flatten", x, vec![attribute::int("axis", axis)])?;
+            behind.push(("Reshape", [flat.clone(), shape], shaped.clone()));
+        }
+        if let (Some(product), Some(plus)) = (product, form.plus) {
+            behind.push(("Add", [product, plus], sum));
+        }
         let node = NodeProto {
             name: name.clone(),
             op_type: Some(form.op.to_owned()),
             input,
-            output: vec![product.clone().unwrap_or_else(|| sum.clone())],
+            output: vec![flat.unwrap_or(shaped)],
             attribute: form.attributes,
             ..Default::default()
         };
@@ -96,15 +108,15 @@ impl Emitter {
             drop_unread(graph, spare);
         }
         let mut last = at;
-        if let (Some(product), Some(plus)) = (product, form.plus) {
-            let add = NodeProto {
-                name: Some(graph.fresh_name(&format!("{}_bias", name.unwrap_or_default()))),
-                op_type: Some("Add".to_owned()),
-                input: vec![product, plus],
-                output: vec![sum],
+        for (op, input, output) in behind {
+            let node = NodeProto {
+                name: Some(graph.fresh_name(&format!("{}_{op}", name.as_deref().unwrap_or(&result)))),
+                op_type: Some(op.to_owned()),
+                input: input.to_vec(),
+                output: vec![output],
                 ..Default::default()
             };
-            last = graph.insert(At::After(last), add)?;
+            last = graph.insert(At::After(last), node)?;
         }
         if let (Some(float), Some(params)) = (float, form.output) {
             let (scale, zero, axis) = self.names(graph, &result, params);
@@ -169,6 +181,21 @@ impl Emitter {
     }
 }
 
+/// Puts a node in front of another, and returns the name of what it makes.
+fn node_before(graph: &mut Graph, at: NodeId, op: &str, x: &str, attribute: Vec<AttributeProto>) -> Result<String> {
+    let made = graph.fresh_name(&format!("{x}_{}", op.to_lowercase()));
+    let node = NodeProto {
+        name: Some(graph.fresh_name(&format!("{x}_{op}"))),
+        op_type: Some(op.to_owned()),
+        input: vec![x.to_owned()],
+        output: vec![made.clone()],
+        attribute,
+        ..Default::default()
+    };
+    graph.insert(At::Before(at), node)?;
+    Ok(made)
+}
+
 /// What a value was called before it was quantized, where its name tells: `conv1_quantized`.
 fn plain(codes: &str) -> Option<&str> {
     codes.strip_suffix("_quantized").filter(|name| !name.is_empty())
@@ -182,7 +209,7 @@ fn linear(graph: &mut Graph, op: &str, base: &str, input: [&str; 3], output: &st
         op_type: Some(op.to_owned()),
         input: input.map(str::to_owned).to_vec(),
         output: vec![output.to_owned()],
-        attribute: axis.map(|a| crate::model::attribute::int("axis", a as i64)).into_iter().collect(),
+        attribute: axis.map(|a| attribute::int("axis", a as i64)).into_iter().collect(),
         ..Default::default()
     };
     debug_assert!(Linear::quantizes(&node) || Linear::dequantizes(&node));
@@ -192,7 +219,7 @@ fn linear(graph: &mut Graph, op: &str, base: &str, input: [&str; 3], output: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AttributeProto, DataType, TensorProto, attribute};
+    use crate::model::{DataType, TensorProto};
     use crate::pass::sketch::{floats, graph, lines, model, node};
 
     fn ms(op: &str, inputs: &str, output: &str, attributes: &[AttributeProto]) -> NodeProto {
@@ -291,7 +318,20 @@ mod tests {
         };
         becomes(13, vec![softmax(1, 13)], &[d, "y_float = Softmax(x_dequantized) axis=1", q]);
         becomes(13, vec![softmax(-1, 11)], &[d, "y_float = Softmax(x_dequantized) axis=-1", q]);
-        assert_eq!(expanded(13, vec![softmax(1, 11)]).1, ["it is the Softmax of opset 11, which opset 13 has not"]);
+        becomes(
+            13,
+            vec![softmax(1, 11)],
+            &[
+                d,
+                "x_dequantized_shape = Shape(x_dequantized)",
+                "x_dequantized_flatten = Flatten(x_dequantized) axis=1",
+                "y_flat = Softmax(x_dequantized_flatten) axis=-1",
+                "y_float = Reshape(y_flat, x_dequantized_shape)",
+                q,
+            ],
+        );
+        becomes(11, vec![softmax(1, 11)], &[d, "y_float = Softmax(x_dequantized) axis=1", q]);
+        assert_eq!(expanded(11, vec![softmax(1, 13)]).1, ["it is the Softmax of opset 13, which opset 11 has not"]);
         let gemm = |inputs: &str| ms("QGemm", inputs, "y", &[attribute::float("alpha", 2.0)]);
         let w = "m_dequantized = DequantizeLinear(m, two, m_zero_point) axis=1";
         let m = becomes(

@@ -15,6 +15,8 @@ pub(super) struct Form {
     pub op: &'static str,
     pub attributes: Vec<AttributeProto>,
     pub inputs: Vec<Input>,
+    /// The axis from which on the operator takes all axes of its input as one.
+    pub flattened: Option<i64>,
     /// A float value that is added to what comes out.
     pub plus: Option<String>,
     /// The parameters of the QuantizeLinear behind; `None` where floats come out.
@@ -87,6 +89,7 @@ pub(super) fn read(graph: &Graph, id: NodeId, node: &NodeProto, op: &IntegerOp, 
         op: float,
         attributes: node.attribute.clone(),
         inputs,
+        flattened: None,
         plus,
         output,
         at: id,
@@ -229,12 +232,13 @@ fn adapt(form: &mut Form, graph: &Graph, node: &NodeProto, opset: i64) -> Result
             let axis = node.int("axis").unwrap_or(-1);
             let rank = node.input_at(0).and_then(|x| graph.stated_rank(x));
             let last = axis == -1 || rank.is_some_and(|r| axis == r as i64 - 1);
-            if (meant < 13) != (opset < 13) && !last {
+            form.flattened = (meant < 13 && opset >= 13 && !last).then_some(axis);
+            if meant >= 13 && opset < 13 && !last {
                 return no(format!("it is the Softmax of opset {meant}, which opset {opset} has not"));
             }
             form.attributes.retain(|a| a.name() != "opset" && a.name() != "axis");
             // Its default is the last axis, and that of Softmax before opset 13 is axis 1.
-            form.attributes.push(attribute::int("axis", axis));
+            form.attributes.push(attribute::int("axis", if form.flattened.is_some() { -1 } else { axis }));
         }
         "QLinearReduceMean" if opset >= 18 => {
             let axes = form.attributes.iter().find(|a| a.name() == "axes").map(|a| a.ints.clone());

@@ -29,8 +29,8 @@ pub fn moves(node: &NodeProto) -> bool {
 /// Where codes come from; operators that only move them are seen through.
 pub fn source(graph: &Graph, codes: &str) -> Source {
     let mut value = codes;
-    // A sorted graph has no cycle; the count holds for any other.
-    for _ in 0..=graph.nodes().count() {
+    // A graph has no cycle: this ends.
+    loop {
         if graph.initializer(value).is_some() {
             return Source::Constant;
         }
@@ -46,13 +46,12 @@ pub fn source(graph: &Graph, codes: &str) -> Source {
             _ => return Source::Node(id),
         }
     }
-    Source::Outside
 }
 
 /// The element type of codes, by what makes them, or else by what the file states; `None` where neither says.
 pub fn code_type(graph: &Graph, codes: &str) -> Option<DataType> {
     let mut value = codes;
-    for _ in 0..=graph.nodes().count() {
+    loop {
         let Some(node) = graph.producer(value).and_then(|(id, _)| graph.node(id)) else {
             return graph.stated_dtype(value);
         };
@@ -72,5 +71,4 @@ pub fn code_type(graph: &Graph, codes: &str) -> Option<DataType> {
             _ => return graph.stated_dtype(value),
         };
     }
-    None
 }

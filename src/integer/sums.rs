@@ -55,6 +55,7 @@ pub(super) fn read(graph: &Graph, id: NodeId, node: &NodeProto, op: &IntegerOp) 
         op: float,
         attributes: node.attribute.clone(),
         inputs: vec![Input::Codes(a.to_owned(), input), Input::Codes(w.to_owned(), weight)],
+        flattened: None,
         plus: None,
         output: None,
         at: tail.scaled,

@@ -21,7 +21,7 @@ use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::{Model, NodeId, Scratch};
 
-pub use dequantize::{DropPairs, Ends, ExpandInteger, FoldCodes, dequantizing};
+pub use dequantize::{DropPairs, Ends, ExpandInteger, FloatLstm, FoldCodes, dequantizing};
 pub use drop_identity::DropIdentity;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;

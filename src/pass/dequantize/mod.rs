@@ -3,26 +3,30 @@
 mod bounds;
 mod drop_pairs;
 mod expand_integer;
+mod float_lstm;
 mod fold_codes;
 
 use super::{DropIdentity, FreezeInputs, LiftConstants, Pass};
 
 pub use drop_pairs::{DropPairs, Ends};
 pub use expand_integer::ExpandInteger;
+pub use float_lstm::FloatLstm;
 pub use fold_codes::FoldCodes;
 
 /// The passes that turn a quantized model back to float, in their order:
 ///
 /// 1. `freeze-inputs`, `lift-constants`, `drop-identity`: codes and scales are initializers, and stand next to what
 ///    reads them;
-/// 2. `expand-integer`: afterwards codes are found between Q and DQ only;
-/// 3. `fold-codes`: weights are float constants;
-/// 4. `drop-pairs`: needs to know which constants there are, to tell what values can reach.
+/// 2. `float-lstm`: has no form with Q and DQ, so it goes before what looks for one;
+/// 3. `expand-integer`: afterwards codes are found between Q and DQ only;
+/// 4. `fold-codes`: weights are float constants;
+/// 5. `drop-pairs`: needs to know which constants there are, to tell what values can reach.
 pub fn dequantizing(ends: Ends) -> Vec<Box<dyn Pass>> {
     vec![
         Box::new(FreezeInputs),
         Box::new(LiftConstants),
         Box::new(DropIdentity),
+        Box::new(FloatLstm),
         Box::new(ExpandInteger),
         Box::new(FoldCodes),
         Box::new(DropPairs { ends }),
