@@ -12,7 +12,7 @@ mod params;
 mod range;
 
 pub use format::{Format, Storage};
-pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_columns, pack, quantize, unpack};
+pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, quantize, rounding_loss, unpack};
 pub use metric::{Drift, Moments, decibels};
 pub use params::{Granularity, QuantParams, Scheme};
 pub use range::Range;

@@ -8,7 +8,7 @@ use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Present, ValueDe
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max, min_max_columns};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max, min_max_channels};
 use crate::rule::{OpRule, Role};
 
 /// The largest code of a bias. The other half of int32 is for the products that kernels add to it: 33,000 of them at
@@ -235,20 +235,8 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Rang
     let Granularity::Channel { axis } = scheme.granularity else {
         return Ok(vec![constant_range(tensor)?]);
     };
-    let channels = tensor.shape()[axis];
-    let inner: usize = tensor.shape()[axis + 1..].iter().product();
-    let mut extremes = vec![(0f32, 0f32); channels];
-    let mut non_finite = 0;
-    if inner == 1 {
-        non_finite = min_max_columns(&x, &mut extremes);
-    } else {
-        for (i, run) in x.chunks(inner.max(1)).enumerate() {
-            let (min, max, bad) = min_max(run);
-            let (lo, hi) = &mut extremes[i % channels];
-            (*lo, *hi) = (lo.min(min), hi.max(max));
-            non_finite += bad;
-        }
-    }
+    let mut extremes = vec![(0f32, 0f32); tensor.shape()[axis]];
+    let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut extremes);
     if non_finite > 0 {
         return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
     }
