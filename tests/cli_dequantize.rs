@@ -126,7 +126,7 @@ fn broken_scales_are_told_of() {
         (
             "axis",
             Box::new(|m| with(m, "DequantizeLinear", "stem.weight_scale").set(qdq::model::attribute::int("axis", 9))),
-            "axis 9 does not fit",
+            "along axis 9 do not fit the shape",
             false,
         ),
         (

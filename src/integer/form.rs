@@ -52,6 +52,9 @@ pub(super) enum Params {
 /// Reads a node; the reason where it has no float form.
 pub(super) fn read(graph: &Graph, id: NodeId, node: &NodeProto, op: &IntegerOp, opset: i64) -> Result<Form, Refusal> {
     let Some(float) = op.float else { return no("no single operator on floats computes the same") };
+    if node.output_at(0).is_none() {
+        return no("it has no output");
+    }
     if node.int("channels_last").unwrap_or(0) != 0 {
         return no("its channels are last");
     }
@@ -78,9 +81,7 @@ pub(super) fn read(graph: &Graph, id: NodeId, node: &NodeProto, op: &IntegerOp, 
     }
     let output = match op.output {
         Output::Codes(scale, zero) if node.input_at(scale).is_some() => {
-            let (Some(codes), Some(scale)) = (node.output_at(0), node.input_at(scale)) else {
-                return no("it has no output");
-            };
+            let (codes, scale) = (node.output_at(0).unwrap_or_default(), node.input_at(scale).unwrap_or_default());
             Some(params(graph, codes, scale, node.input_at(zero), None)?)
         }
         _ => None,

@@ -87,7 +87,8 @@ struct Mover {
 
 /// What moves the codes that this DequantizeLinear reads, if it can change places with it.
 fn mover(graph: &Graph, id: NodeId) -> Result<Option<Mover>> {
-    let Some(dequantize) = graph.node(id).filter(|n| Linear::dequantizes(n)) else { return Ok(None) };
+    let reads = |n: &&NodeProto| Linear::dequantizes(n) && n.output_at(0).is_some();
+    let Some(dequantize) = graph.node(id).filter(reads) else { return Ok(None) };
     let (Some(codes), Some(name)) = (dequantize.input_at(0), dequantize.input_at(1)) else { return Ok(None) };
     let Some((by, slot)) = graph.producer(codes) else { return Ok(None) };
     let Some(node) = graph.node(by).filter(|n| moves(n) && n.input_at(0).is_some()) else { return Ok(None) };

@@ -12,6 +12,7 @@ pub enum Style {
     /// Float operators between DequantizeLinear and QuantizeLinear.
     Qdq,
     /// Operators that take codes, scales and zero points.
+    #[serde(rename = "qoperator")]
     QOperator,
     /// Activations are quantized by the range they have in each run.
     Dynamic,
