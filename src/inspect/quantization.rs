@@ -164,10 +164,12 @@ fn style(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<Option<Style
     let role = rule.map(|r| r.role);
     // Constants behind DequantizeLinear say weight-only: what else comes in decides.
     let from_codes = |&slot: &usize| match (walk.origin(site, slot), role) {
-        (Origin::Site(s), _) if Linear::dequantizes(walk.sites[s].node) => Some(match walk.origin(s, 0) {
-            Origin::Constant(_) => Style::WeightOnly,
-            _ => Style::Qdq,
-        }),
+        (Origin::Site(s), _) if Linear::dequantizes(walk.sites[s].node) => match walk.origin(s, 0) {
+            Origin::Constant(_) => Some(Style::WeightOnly),
+            // What comes out of a table of codes is a float like any other.
+            Origin::Site(g) if gathers_codes(walk, g).is_some() => None,
+            _ => Some(Style::Qdq),
+        },
         (Origin::Site(s), Some(Role::Bound)) => before.get(s)?.style.filter(|&s| s != Style::WeightOnly),
         (Origin::Site(s), Some(Role::Pass)) => before.get(s).filter(|j| j.gives_codes).map(|_| Style::QOperator),
         _ => None,
