@@ -21,7 +21,9 @@
 //! | [`round`] | from float weights to integer codes |
 //! | [`report`] | tables and JSON |
 //! | [`proto`] | the generated bindings |
+//! | [`schema`] | what ONNX says of each operator, as data |
 //! | [`model`] | [`Model`](model::Model) (read, write) and [`Graph`](model::Graph) (nodes in slots and a true index) |
+//! | [`check`] | what is wrong with a model |
 //! | [`rule`] | what quantization knows of each operator, as data |
 //! | [`integer`] | operators that compute on codes, as data, and the float operators they stand for |
 //! | [`target`] | what a runtime wants, as data |
@@ -63,6 +65,7 @@
 //! ```
 
 pub mod calibrate;
+pub mod check;
 pub mod dequantize;
 pub mod error;
 pub mod events;
@@ -80,5 +83,6 @@ pub mod report;
 pub mod round;
 pub mod rule;
 pub mod sample;
+pub mod schema;
 pub mod target;
 pub mod validate;

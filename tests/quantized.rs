@@ -201,7 +201,7 @@ fn only_the_pass_that_says_so_changes_what_a_model_computes() {
         let mut model = case.model();
         let samples = samples_of(case.data, &model);
         let mut lossy = Vec::new();
-        for pass in pass::dequantizing(Ends::Kept) {
+        for pass in pass::dequantizing(&case.model(), Ends::Kept) {
             let before = model.clone();
             let changed = pass::run(pass.as_ref(), &mut model, &mut Context::new(None, &Silent)).unwrap();
             let off = common::difference(&before, &model, samples.as_ref());
@@ -576,11 +576,14 @@ fn codes_at_the_border_stay_codes_and_run() {
     assert!(made.report.verified.unwrap().outputs[0].equal.unwrap() > 0.5);
 }
 
-#[test]
-fn what_stands_in_subgraphs_and_functions_is_left_and_told() {
-    let branch = |output: &str| {
-        let nodes = [q("x", "m"), vec![node("Abs", "x_d", output, &[])]].concat();
-        GraphProto { node: nodes, output: vec![common::value(output, None)], ..Default::default() }
+/// An If, one branch of which has a pair of its own and reads what is behind a pair of the graph around it; the other
+/// reads codes from there.
+fn with_branches() -> Model {
+    let body = |nodes: Vec<NodeProto>, output: &str| GraphProto {
+        name: Some(output.into()),
+        node: nodes,
+        output: vec![common::value(output, None)],
+        ..Default::default()
     };
     let subgraph = |name: &str, graph: GraphProto| qdq::model::AttributeProto {
         name: Some(name.into()),
@@ -588,14 +591,66 @@ fn what_stands_in_subgraphs_and_functions_is_left_and_told() {
         g: Some(graph),
         ..Default::default()
     };
-    let choose = node("If", "yes", "i", &[subgraph("then_branch", branch("t")), subgraph("else_branch", branch("e"))]);
-    let nodes = [vec![choose], q("i", "m"), vec![node("Conv", "i_d w1", "y", &[])]].concat();
-    let model = partly(nodes, &[("y", &SHAPE)]);
-    let made = dequantized(&model, Ends::Kept);
-    assert_eq!((made.report.counts.pairs, made.report.left.len()), (1, 4));
-    assert!(made.report.left.iter().all(|l| l.reason.contains("subgraphs stay as they are")), "{:?}", made.report.left);
-    assert!(made.model.graph.initializer("s").is_some());
-    assert_eq!(quantization(&made.model).unwrap().unwrap().quantize_linear, 2);
+    let then = [
+        vec![node("Abs", "x_d", "u", &[])],
+        q("u", "z"),
+        vec![node("DequantizeLinear", "codes ss", "w", &[attribute::int("axis", 0)]), node("Conv", "u_d w", "t", &[])],
+    ];
+    let other = vec![node("DequantizeLinear", "x_q s m", "v", &[]), node("Conv", "v w2", "e", &[])];
+    let branches = [subgraph("then_branch", body(then.concat(), "t")), subgraph("else_branch", body(other, "e"))];
+    let nodes = [q("x", "m"), vec![node("If", "yes", "i", &branches), node("Conv", "i w1", "y", &[])]].concat();
+    partly(nodes, &[("y", &SHAPE)])
+}
+
+#[test]
+fn branches_go_back_too_and_codes_from_outside_of_them_stay() {
+    let made = dequantized(&with_branches(), Ends::Kept);
+    let reasons: Vec<&str> = made.report.left.iter().map(|l| l.reason.as_str()).collect();
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(reasons.contains(&"its codes come from outside the graph"), "{reasons:?}");
+    assert!(reasons.iter().any(|r| r.starts_with("`x_q` is captured by a subgraph")), "{reasons:?}");
+    assert_eq!((made.report.counts.pairs, made.report.counts.constants, made.report.counts.ends), (2, 1, 2));
+    let samples = common::noise_samples(&SHAPE, 4);
+    assert!(sqnr(&outputs(&with_branches(), &samples), &outputs(&made.model, &samples))[0] > 25.0);
+}
+
+#[test]
+fn what_a_branch_reads_from_behind_a_pair_is_not_quantized_again() {
+    let model = with_branches();
+    let samples = common::noise_samples(&SHAPE, 12);
+    let made = quantized(&model, &samples).unwrap();
+    let verdicts: BTreeMap<&str, &str> = made.report.nodes.iter().map(|n| (n.node.as_str(), n.verdict)).collect();
+    assert_eq!((verdicts["i_node > then_branch > t_node"], verdicts["y_node"]), ("already", "quantized"));
+    let found = validate(&model, &made.model, &samples, &Questions::default(), &Tract, &Silent).unwrap();
+    assert!(found.outputs[0].sqnr_db.unwrap() > 25.0, "{:?}", found.outputs);
+}
+
+#[test]
+fn functions_that_hold_codes_are_inlined_and_others_stay() {
+    let function = |name: &str, nodes: Vec<NodeProto>| qdq::proto::FunctionProto {
+        name: Some(name.into()),
+        domain: Some("own".into()),
+        input: vec!["a".into(), "s".into(), "m".into()],
+        output: vec!["b".into()],
+        node: nodes,
+        opset_import: vec![qdq::proto::OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
+        ..Default::default()
+    };
+    let call = |name: &str, input: &str, output: &str| NodeProto {
+        domain: Some("own".into()),
+        ..node(name, &format!("{input} s m"), output, &[])
+    };
+    let rounding = [q("a", "m"), vec![node("Abs", "a_d", "b", &[])]].concat();
+    for (body, functions) in [(rounding, 0), (vec![node("Abs", "a", "b", &[])], 1)] {
+        let nodes = [q("x", "m"), vec![call("F", "x_d", "f"), node("Conv", "f w1", "y", &[])]].concat();
+        let mut proto = partly(nodes, &[("y", &SHAPE)]).to_proto();
+        proto.functions.push(function("F", body));
+        proto.opset_import.push(qdq::proto::OperatorSetIdProto { domain: Some("own".into()), version: Some(1) });
+        let made = dequantized(&Model::from_proto(proto).unwrap(), Ends::Kept);
+        assert!(made.report.left.is_empty(), "{:?}", made.report.left);
+        assert_eq!(quantization(&made.model).unwrap(), None);
+        assert_eq!(made.model.functions().count(), functions);
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Samples through the engine, every watched value through an observer: ranges come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Runner, spread};
+use crate::model::{GraphProto, first_value};
 use crate::number::Range;
 use crate::observe::{MinMax, Observer};
 use crate::sample::Samples;
@@ -15,6 +16,7 @@ use crate::sample::Samples;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ranges {
     values: BTreeMap<String, Stats>,
+    taken: BTreeSet<String>,
 }
 
 /// What was seen of one value.
@@ -43,6 +45,11 @@ impl Ranges {
     /// What was seen of the value; `None` if it was not watched or is no float.
     pub fn get(&self, value: &str) -> Option<&Stats> {
         self.values.get(value)
+    }
+
+    /// Whether a sample took this branch, or might have: one that makes no value cannot be told from others.
+    pub fn took(&self, branch: &GraphProto) -> bool {
+        first_value(branch).is_none_or(|v| self.taken.contains(v))
     }
 
     /// Every value, by name.
@@ -112,5 +119,5 @@ pub fn calibrate(runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize], ev
         };
         (name.clone(), stats)
     });
-    Ok(Ranges { values: stats.collect() })
+    Ok(Ranges { values: stats.collect(), taken: runner.taken() })
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod check;
 mod data;
 mod dequantize;
 mod gate;
@@ -23,6 +24,7 @@ enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Dequantize(dequantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
+    Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
 
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
         Cli::Quantize(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {

@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use crate::inspect::StyleCount;
-use crate::integer::handles_codes;
-use crate::model::{GraphProto, Model, NodeExt, NodeProto};
+use crate::model::{Model, NodeExt, NodeProto};
 use crate::pass::{DropPairs, Ends, ExpandInteger, FloatLstm, FoldCodes, Pass, Skipped};
 use crate::quantize::Stage;
 use crate::validate::OutputDrift;
@@ -92,40 +91,22 @@ impl Counts {
     }
 }
 
-/// How many Relu and Clip nodes there are.
+/// How many Relu and Clip nodes there are, in subgraphs too.
 pub(super) fn count_bounds(model: &Model) -> usize {
-    model.graph.nodes().filter(|(_, n)| n.is("Relu") || n.is("Clip")).count()
+    fn count(node: &NodeProto) -> usize {
+        let inside: usize = node.subgraphs().flat_map(|g| &g.node).map(count).sum();
+        inside + usize::from(node.is("Relu") || node.is("Clip"))
+    }
+    model.graph.nodes().map(|(_, n)| count(n)).sum()
 }
 
-/// What the passes had to leave, and what stands where they do not go.
-pub(super) fn left(model: &Model, skipped: &[Skipped]) -> Vec<Left> {
+/// What the passes had to leave.
+pub(super) fn left(skipped: &[Skipped]) -> Vec<Left> {
     let pairs = DropPairs { ends: Ends::Kept };
     let passes = [FloatLstm.name(), ExpandInteger.name(), FoldCodes.name(), pairs.name()];
     // Of an LSTM, the pass that is for it knows why.
     let lstms: HashSet<&str> = skipped.iter().filter(|s| s.pass == FloatLstm.name()).map(|s| &*s.node).collect();
     let told = |s: &&Skipped| s.pass == ExpandInteger.name() && lstms.contains(&*s.node);
     let of_passes = skipped.iter().filter(|s| passes.contains(&s.pass) && !told(s));
-    let mut left: Vec<Left> = of_passes.map(|s| Left { node: s.node.clone(), reason: s.reason.clone() }).collect();
-    for (_, node) in model.graph.nodes() {
-        let reason = format!("it stands in a subgraph of {}, and subgraphs stay as they are", node.label());
-        node.subgraphs().for_each(|g| inside(&g.node, &reason, &mut left));
-    }
-    for function in &model.metadata().functions {
-        let name = format!("{}.{}", function.domain(), function.name());
-        inside(
-            &function.node,
-            &format!("it stands in the function `{name}`, and functions stay as they are"),
-            &mut left,
-        );
-    }
-    left
-}
-
-fn inside(nodes: &[NodeProto], reason: &str, left: &mut Vec<Left>) {
-    for node in nodes {
-        if handles_codes(node) {
-            left.push(Left { node: node.label(), reason: reason.to_owned() });
-        }
-        node.subgraphs().for_each(|g: &GraphProto| inside(&g.node, reason, left));
-    }
+    of_passes.map(|s| Left { node: s.node.clone(), reason: s.reason.clone() }).collect()
 }

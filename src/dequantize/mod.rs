@@ -57,12 +57,12 @@ pub fn dequantize(
     let mut float = model.clone();
     let mut cx = Context::new(Some(executor), &events);
     let mut counts = Counts::default();
-    for pass in pass::dequantizing(recipe.ends) {
+    for pass in pass::dequantizing(model, recipe.ends) {
         let bounds = facts::count_bounds(&float);
         let changed = pass::run(pass.as_ref(), &mut float, &mut cx)?;
         counts.add(pass.name(), changed, facts::count_bounds(&float).saturating_sub(bounds));
     }
-    let left = facts::left(&float, &cx.skipped);
+    let left = facts::left(&cx.skipped);
     if counts.total() == 0 {
         return Err(nothing_to_dequantize(&left));
     }

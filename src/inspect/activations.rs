@@ -8,7 +8,8 @@ use crate::calibrate::calibrate;
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Model, NodeExt};
+use crate::model::{Graph, Model, NodeExt};
+use crate::pass::{self, Context, InlineFunctions, Pass, UniqueNames};
 use crate::sample::Samples;
 
 /// What was seen of an activation.
@@ -16,7 +17,7 @@ use crate::sample::Samples;
 pub struct ActivationRow {
     /// The value.
     pub value: String,
-    /// The node that produces it; empty for an input of the model.
+    /// The node that produces it, behind the nodes around it; empty for an input of the model.
     pub node: String,
     /// The operator of that node; empty for an input of the model.
     pub operator: String,
@@ -30,7 +31,15 @@ pub struct ActivationRow {
     pub non_finite: u64,
 }
 
-/// Runs all samples and tells of every float value what was seen, in the order of execution.
+/// A value that may be an activation.
+struct Candidate {
+    value: String,
+    node: String,
+    operator: String,
+}
+
+/// Runs all samples and tells of every float value what was seen, in the order of execution; of values in branches
+/// (operator If) when samples took them, and of those in functions once for each call.
 ///
 /// Errors when the engine cannot run the model, or samples do not fit it.
 pub fn activations(
@@ -39,29 +48,47 @@ pub fn activations(
     executor: &dyn Executor,
     events: &dyn Events,
 ) -> Result<Vec<ActivationRow>> {
-    let graph = &model.graph;
+    let mut model = model.clone();
+    for pass in [&InlineFunctions as &dyn Pass, &UniqueNames] {
+        pass::run(pass, &mut model, &mut Context::new(None, events))?;
+    }
+    let mut values = Vec::new();
+    for input in model.graph.inputs() {
+        values.push(Candidate { value: input.name().to_owned(), node: String::new(), operator: String::new() });
+    }
+    collect(&model.graph, &mut values)?;
     let mut known = BTreeSet::new();
-    let inputs = graph.inputs().iter().map(|v| (v.name(), None));
-    let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(move |o| (o.as_str(), Some(n))));
-    let values: Vec<_> = inputs
-        .chain(outputs)
-        .filter(|(v, _)| !v.is_empty() && graph.initializer(v).is_none() && known.insert(*v))
-        .collect();
-    let runner = Runner::new(executor, model, values.iter().map(|(v, _)| (*v).to_owned()).collect())?;
+    values.retain(|c| model.graph.initializer(&c.value).is_none() && known.insert(c.value.clone()));
+    let runner = Runner::new(executor, &model, values.iter().map(|c| c.value.clone()).collect())?;
     events.stage("run samples");
     let picks: Vec<usize> = (0..samples.len()).collect();
     let ranges = calibrate(&runner, samples, &picks, events)?;
-    let row = |(value, node): (&str, Option<&crate::model::NodeProto>)| {
-        let stats = ranges.get(value)?;
+    let row = |c: Candidate| {
+        let stats = ranges.get(&c.value)?;
         Some(ActivationRow {
-            value: value.to_owned(),
-            node: node.map_or("", |n| if n.name().is_empty() { value } else { n.name() }).to_owned(),
-            operator: node.map(NodeExt::operator).unwrap_or_default(),
             shape: stats.shape.clone(),
             min: stats.min,
             max: stats.max,
             non_finite: stats.non_finite,
+            value: c.value,
+            node: c.node,
+            operator: c.operator,
         })
     };
     Ok(values.into_iter().filter_map(row).collect())
+}
+
+/// Adds what the nodes of a graph make, and those in the branches of its Ifs.
+fn collect(graph: &Graph, values: &mut Vec<Candidate>) -> Result<()> {
+    for (id, node) in graph.nodes() {
+        if node.is("If") {
+            for body in graph.bodies().into_iter().filter(|b| b.node == id) {
+                collect(&graph.body(body)?, values)?;
+            }
+        }
+        for value in node.output.iter().filter(|o| !o.is_empty() && !node.is("Constant")) {
+            values.push(Candidate { value: value.clone(), node: graph.path(node), operator: node.operator() });
+        }
+    }
+    Ok(())
 }

@@ -1,15 +1,23 @@
 //! The graph: nodes in stable slots, and a private index that every edit keeps true.
 
+mod body;
+mod inline;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use super::file::not_onnx;
 use super::index::Index;
+use super::names::{self, Names, sparse_names};
 use super::wire::{Encode, Kept, Pieces, fields};
 use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::type_proto;
+
+use body::Around;
+pub use body::{BodyId, first_value};
+pub use inline::{Inlined, Renamed};
 
 /// A node's slot; stays valid while other nodes come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,11 +45,12 @@ pub enum At {
     End,
 }
 
-/// A graph of ONNX nodes. Values are their names.
+/// A graph of ONNX nodes: that of a model, or the body of a node, lent out by [`Graph::edit_body`]. Values are their
+/// names.
 ///
 /// There is no way to change a node or an initializer but through the methods here; each keeps the index true
 /// and moves [`Graph::revision`] on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Graph {
     /// Everything but nodes and initializers.
     rest: Kept<GraphProto>,
@@ -53,6 +62,8 @@ pub struct Graph {
     index: Index,
     taken: HashSet<String>,
     revision: u64,
+    /// What a body sees of the graphs around it; nothing for the graph of a model.
+    around: Around,
 }
 
 /// What [`Graph::read`] shows on the way.
@@ -118,6 +129,7 @@ impl Graph {
             index: Index::default(),
             taken: HashSet::new(),
             revision: 0,
+            around: Around::default(),
         };
         graph.index = graph.build_index()?;
         graph.taken = graph.every_name();
@@ -175,20 +187,30 @@ impl Graph {
 
     /// How a message names the node.
     pub fn label(&self, id: NodeId) -> String {
-        self.node(id).map_or_else(|| "a removed node".to_owned(), NodeExt::label)
+        match self.node(id) {
+            None => "a removed node".to_owned(),
+            Some(node) if self.around.path.is_empty() => node.label(),
+            Some(node) => format!("node `{}` ({})", self.path(node), node.operator()),
+        }
     }
 
-    /// The initializers, in the file's order, new ones last.
+    /// The node's name, or its first output where it has none, behind the nodes around it: `If_0 > then_branch > Conv_3`.
+    pub fn path(&self, node: &NodeProto) -> String {
+        format!("{}{}", self.around.path, node.title())
+    }
+
+    /// The initializers of this graph, in the file's order, new ones last. Those that a body captures are not among them.
     pub fn initializers(&self) -> impl Iterator<Item = &TensorProto> {
         self.initializers.iter().flatten().map(|t| &**t)
     }
 
-    /// The initializer of that name.
+    /// The initializer of that name, or the constant that a body captures under it.
     pub fn initializer(&self, name: &str) -> Option<&TensorProto> {
-        self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref())
+        let own = self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref());
+        own.or_else(|| self.around.constants.get(name))
     }
 
-    /// The value of the initializer of that name; `None` if there is none. Errors name the tensor.
+    /// The value of the initializer of that name, captured ones included; `None` if there is none. Errors name the tensor.
     pub fn constant(&self, name: &str) -> Result<Option<Tensor>> {
         self.initializer(name).map(Tensor::from_proto).transpose()
     }
@@ -228,9 +250,10 @@ impl Graph {
         self.index.outputs.contains(name)
     }
 
-    /// Whether something outside the nodes of this graph holds on to the name: a graph input or output, or a subgraph.
+    /// Whether something outside the nodes of this graph holds on to the name: a graph input or output, a subgraph, or
+    /// the graph that a body captures it from.
     pub fn is_pinned(&self, name: &str) -> bool {
-        self.is_input(name) || self.is_output(name) || !self.captured_by(name).is_empty()
+        self.is_input(name) || self.is_output(name) || !self.captured_by(name).is_empty() || self.around.has(name)
     }
 
     /// The only place where the value is read: one use, and not pinned.
@@ -241,9 +264,11 @@ impl Graph {
         }
     }
 
-    /// What the file says of the value's type: an input, an output or a value_info entry.
+    /// What the file says of the value's type: an input, an output or a value_info entry, here or where a body captures
+    /// it from.
     pub fn value_info(&self, name: &str) -> Option<&ValueInfoProto> {
-        self.rest.input.iter().chain(&self.rest.output).chain(&self.rest.value_info).find(|v| v.name() == name)
+        let own = self.rest.input.iter().chain(&self.rest.output).chain(&self.rest.value_info);
+        own.chain(self.around.values.values().flatten()).find(|v| v.name() == name)
     }
 
     /// The element type the file states for the value, or that of the initializer.
@@ -526,30 +551,15 @@ impl Graph {
     // ---- holding true ----
 
     /// Checks what must hold before a graph is run or written: every value one producer, everything that is read
-    /// is there and comes first, every graph output is produced, and the index is true.
+    /// is there and comes first, every graph output is produced, and the index is true. In subgraphs too.
     pub fn check(&self) -> Result<()> {
-        let rebuilt = self.build_index()?;
-        debug_assert!(rebuilt == self.index, "the index equals a rebuilt one");
-        let mut known: HashSet<&str> = self.rest.input.iter().map(|v| v.name()).collect();
-        known.extend(self.index.initializer.keys().map(String::as_str));
-        known.extend(self.sparse_names());
-        for (_, node) in self.nodes() {
-            let reads = node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).chain(captures(node));
-            if let Some(missing) = reads.into_iter().find(|n| !known.contains(n)) {
-                let why =
-                    if self.producer(missing).is_some() { "before it is produced" } else { "which nothing produces" };
-                return Err(invalid(format!("reads `{missing}`, {why}")).at(node.label()));
-            }
-            known.extend(node.output.iter().map(String::as_str));
+        debug_assert!(self.build_index()? == self.index, "the index equals a rebuilt one");
+        let mut around = Names::inside(None);
+        for name in self.around.names() {
+            around.input(name);
         }
-        match self.rest.output.iter().find(|v| !known.contains(v.name())) {
-            Some(v) => Err(invalid(format!("nothing produces the graph output `{}`", v.name()))),
-            None => Ok(()),
-        }
-    }
-
-    fn sparse_names(&self) -> impl Iterator<Item = &str> {
-        self.rest.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name())
+        let initializers = self.initializers().map(|t| t.name()).chain(sparse_names(&self.rest));
+        names::hold(Some(&around), &self.rest, initializers, self.nodes().map(|(_, n)| n))
     }
 
     fn position(&self, id: NodeId) -> usize {
@@ -589,7 +599,7 @@ impl Graph {
         let mut names = HashSet::new();
         visit(&self.rest, &mut names);
         names.extend(self.initializers().map(|t| t.name().to_owned()));
-        names.extend(self.sparse_names().map(str::to_owned));
+        names.extend(sparse_names(&self.rest).map(str::to_owned));
         self.nodes().for_each(|(_, n)| node_names(n, &mut names));
         names
     }

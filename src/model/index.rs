@@ -67,27 +67,42 @@ impl Index {
 
 /// The names a node's subgraphs read from outside, in the order of their first use.
 pub fn captures(node: &NodeProto) -> Vec<&str> {
-    fn visit<'a>(graph: &'a GraphProto, outer: &HashSet<&'a str>, found: &mut Vec<&'a str>) {
+    let mut free = Free::default();
+    node.subgraphs().for_each(|g| free.visit(g, &HashSet::new()));
+    free.names
+}
+
+/// The names a graph and its subgraphs read from outside, in the order of their first use.
+pub(super) fn captures_of(graph: &GraphProto) -> Vec<&str> {
+    let mut free = Free::default();
+    free.visit(graph, &HashSet::new());
+    free.names
+}
+
+/// Names that are read and not made.
+#[derive(Default)]
+struct Free<'a> {
+    names: Vec<&'a str>,
+    known: HashSet<&'a str>,
+}
+
+impl<'a> Free<'a> {
+    fn visit(&mut self, graph: &'a GraphProto, outer: &HashSet<&'a str>) {
         let mut inside = outer.clone();
         inside.extend(graph.input.iter().map(|v| v.name()));
         inside.extend(graph.initializer.iter().map(|t| t.name()));
         inside.extend(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name()));
         for node in &graph.node {
-            for name in node.input.iter().map(String::as_str).filter(|n| !n.is_empty() && !inside.contains(n)) {
-                if !found.contains(&name) {
-                    found.push(name);
-                }
-            }
-            node.subgraphs().for_each(|g| visit(g, &inside, found));
+            node.input.iter().for_each(|name| self.read(name, &inside));
+            node.subgraphs().for_each(|g| self.visit(g, &inside));
             inside.extend(node.output.iter().map(String::as_str));
         }
-        for name in graph.output.iter().map(|v| v.name()).filter(|n| !inside.contains(n)) {
-            if !found.contains(&name) {
-                found.push(name);
-            }
+        graph.output.iter().for_each(|v| self.read(v.name(), &inside));
+    }
+
+    fn read(&mut self, name: &'a str, inside: &HashSet<&'a str>) {
+        if !name.is_empty() && !inside.contains(name) && self.known.insert(name) {
+            self.names.push(name);
         }
     }
-    let mut found = Vec::new();
-    node.subgraphs().for_each(|g| visit(g, &HashSet::new(), &mut found));
-    found
 }

@@ -97,7 +97,7 @@ fn fit_values(
     plan: &mut Plan,
 ) -> Result<()> {
     // In the graph's order, so that what passes parameters on finds those of its input.
-    let inputs = graph.inputs().iter().map(|v| v.name());
+    let inputs = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
     for value in inputs.chain(outputs) {
         let Some(pair) = places.pairs.get(value) else { continue };

@@ -25,7 +25,7 @@ pub(super) struct Pair {
 /// Places pairs: on every value that a chosen node reads as data, and on what a chosen node must write as integers.
 ///
 /// Where the producer must write integers, every reader gets the dequantized side, since the float one does not exist
-/// in an integer kernel. Where it may write float, float readers and graph outputs keep the exact value.
+/// in an integer kernel. Where it may write float, float readers, graph outputs and subgraphs keep the exact value.
 ///
 /// What comes out of DequantizeLinear needs no pair, and what goes into QuantizeLinear has one: readers of that value
 /// read its dequantized side.
@@ -64,7 +64,7 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy, prese
             });
             let readers = if integers { graph.uses(&value).to_vec() } else { readers };
             let Some((quantize, params)) = present.quantized.get(&value) else {
-                let at_output = integers && graph.is_output(&value);
+                let at_output = integers && (graph.is_output(&value) || !graph.captured_by(&value).is_empty());
                 return Some((value, Pair { readers, at_output, present: None }));
             };
             let floats = |u: &Use| graph.node(u.node).is_some_and(|n| !Linear::quantizes(n));
@@ -93,6 +93,6 @@ pub(super) fn absorbable(graph: &Graph, places: &Places, present: &Present, valu
         return one.then_some(bound);
     }
     let pair = places.pairs.get(output)?;
-    let all = pair.readers.len() == graph.uses(output).len() && (pair.at_output || !graph.is_output(output));
-    (all && graph.captured_by(output).is_empty()).then_some(bound)
+    let all = pair.readers.len() == graph.uses(output).len();
+    (all && (pair.at_output || !graph.is_pinned(output))).then_some(bound)
 }

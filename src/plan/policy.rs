@@ -76,11 +76,11 @@ impl Policy {
 
     /// Why the user or the target does not want the node quantized; `None` if they do. A node that has no rule, or that
     /// stays float by its rule, has better reasons.
-    pub(super) fn unwanted(&self, node: &NodeProto) -> Option<String> {
-        if self.exclude.matches(node) {
+    pub(super) fn unwanted(&self, graph: &Graph, node: &NodeProto) -> Option<String> {
+        if self.exclude.matches(graph, node) {
             return Some("excluded by the user".into());
         }
-        if !self.only.is_empty() && !self.only.matches(node) {
+        if !self.only.is_empty() && !self.only.matches(graph, node) {
             return Some("not among the nodes chosen by the user".into());
         }
         let float = RULES.iter().any(|r| node.is(r.op) && matches!(r.role, Role::Float(_)));
@@ -108,7 +108,8 @@ impl Policy {
     }
 }
 
-/// Names of nodes, or globs over them: `/encoder/*`, `Conv_1?`. A node without a name goes by its first output.
+/// Names of nodes, or globs over them: `/encoder/*`, `Conv_1?`. A node without a name goes by its first output; one in a
+/// subgraph goes by its name with and without those of the nodes around it: `If_0 > then_branch > Conv_3`.
 #[derive(Debug, Clone, Default)]
 pub struct Patterns {
     texts: Vec<String>,
@@ -139,25 +140,34 @@ impl Patterns {
         &self.texts
     }
 
-    /// Whether the node is meant.
-    pub fn matches(&self, node: &NodeProto) -> bool {
-        let name = name(node);
-        self.texts.iter().any(|t| t == name) || self.globs.is_match(name)
+    /// Whether the node of that graph is meant.
+    pub fn matches(&self, graph: &Graph, node: &NodeProto) -> bool {
+        let means = |name: &str| self.texts.iter().any(|t| t == name) || self.globs.is_match(name);
+        !self.is_empty() && (means(node.title()) || means(&graph.path(node)))
     }
 
-    /// Errors when a pattern means no node of the graph.
+    /// Whether any node of the graph, or in a subgraph of it, is meant.
+    fn means_any(&self, graph: &Graph) -> Result<bool> {
+        if graph.nodes().any(|(_, n)| self.matches(graph, n)) {
+            return Ok(true);
+        }
+        for id in graph.bodies() {
+            if self.means_any(&graph.body(id)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Errors when a pattern means no node of the graph or of its subgraphs.
     pub fn check(&self, graph: &Graph) -> Result<()> {
         for text in &self.texts {
             let one = Patterns::new(std::slice::from_ref(text))?;
-            if !graph.nodes().any(|(_, n)| one.matches(n)) {
+            if !one.means_any(graph)? {
                 return Err(Error::new(ErrorKind::Usage, format!("no node is called `{text}`"))
                     .hint("`qdq inspect` lists the nodes; patterns are globs over whole names"));
             }
         }
         Ok(())
     }
-}
-
-fn name(node: &NodeProto) -> &str {
-    if node.name().is_empty() { node.output_at(0).unwrap_or("") } else { node.name() }
 }

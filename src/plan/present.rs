@@ -20,9 +20,11 @@ pub(super) struct Present {
 }
 
 impl Present {
-    pub fn of(graph: &Graph) -> Present {
-        let mut present = Present::default();
-        if !graph.nodes().any(|(_, n)| handles_codes(n) || n.subgraphs().next().is_some()) {
+    /// Looks at a graph inside another one in which that is there.
+    pub fn of(graph: &Graph, around: &Present) -> Present {
+        let captured = graph.captured_values().filter_map(|v| Some((v.to_owned(), around.dequantized.get(v)?.clone())));
+        let mut present = Present { dequantized: captured.collect(), ..Present::default() };
+        if present.dequantized.is_empty() && !graph.nodes().any(|(_, n)| handles_codes(n)) {
             return present;
         }
         for (id, node) in graph.nodes() {
@@ -49,9 +51,6 @@ impl Present {
         if handles_codes(node) {
             let between = Linear::quantizes(node) || Linear::dequantizes(node);
             return Some(if between { "stands between codes and floats" } else { "computes on codes" });
-        }
-        if node.subgraphs().any(|g| g.node.iter().any(handles_codes)) {
-            return Some("its subgraphs hold quantized nodes");
         }
         let rule = OpRule::of(node)?;
         let inputs: Vec<&str> = rule.data_slots(node).filter_map(|slot| node.input_at(slot)).collect();

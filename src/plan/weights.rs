@@ -10,13 +10,14 @@ use crate::number::QuantParams;
 use crate::rule::{OpRule, Role};
 
 impl Plan {
-    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate.
+    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate,
+    /// in the bodies of If, Loop and Scan too.
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
     pub fn of_weights(graph: &Graph, policy: &Policy) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut wanted = Vec::new();
-        let present = Present::of(graph);
+        let present = Present::of(graph, &Present::default());
         for (id, node) in graph.nodes() {
             if let Some(&reason) = present.nodes.get(&id) {
                 plan.nodes.push(NodeDecision { node: id, verdict: Verdict::Already, reason: reason.to_owned() });
@@ -42,6 +43,9 @@ impl Plan {
         let places: std::collections::HashMap<NodeId, usize> =
             graph.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
         plan.nodes.sort_by_key(|d| places.get(&d.node).copied());
+        for id in graph.bodies() {
+            plan.bodies.insert(id, Plan::of_weights(&graph.body(id)?, policy)?);
+        }
         Ok(plan)
     }
 }
@@ -54,7 +58,7 @@ fn float(node: NodeId, reason: String) -> NodeDecision {
 fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, String> {
     let rule = OpRule::of(node).filter(|r| r.role == Role::Compute).ok_or("it has no weight")?;
     let slot = rule.weight_slot().ok_or("it has no weight")?;
-    if let Some(reason) = policy.unwanted(node) {
+    if let Some(reason) = policy.unwanted(graph, node) {
         return Err(reason);
     }
     let name = node.input_at(slot).ok_or("it has no weight")?;

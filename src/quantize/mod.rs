@@ -10,9 +10,9 @@ use crate::calibrate::calibrate;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Model, NodeExt};
-use crate::pass::{self, Context, Insert};
-use crate::plan::{Plan, Policy, Verdict, watch_list};
+use crate::model::Model;
+use crate::pass::{self, Context, InlineFunctions, Insert};
+use crate::plan::{Plan, Policy, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -126,17 +126,16 @@ pub fn quantize(
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
     let policy = &recipe.policy;
-    policy.exclude.check(&model.graph)?;
-    policy.only.check(&model.graph)?;
 
     clock.stage("prepare");
     let mut prepared = model.clone();
     let mut cx = Context::new(Some(executor), &events);
+    check_patterns(model, policy, &events)?;
     prepare(&mut prepared, policy.opset(), &mut cx)?;
 
     clock.stage("calibrate");
     let (calibration, verification, shared) = split(samples.len());
-    let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph))?;
+    let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph)?)?;
     let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
         let whose =
@@ -147,14 +146,16 @@ pub fn quantize(
 
     clock.stage("plan");
     let plan = Plan::decide(&prepared.graph, &ranges, policy)?;
-    if plan.constants.is_empty() && plan.values.is_empty() {
-        return Err(nothing_to_quantize(&prepared, &plan));
+    let nodes = facts::rows(&prepared.graph, &plan)?;
+    if plan.is_idle() {
+        return Err(nothing_to_quantize(&nodes));
     }
 
     clock.stage("insert");
     let mut quantized = prepared.clone();
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    sign(&mut quantized, policy, &plan);
+    let counts = facts::count(&plan);
+    sign(&mut quantized, policy, &counts);
 
     clock.stage("verify");
     drop(runner);
@@ -175,8 +176,8 @@ pub fn quantize(
             verification: verification.len(),
             shared,
         }),
-        counts: facts::count(&plan),
-        nodes: facts::rows(&prepared, &plan),
+        counts,
+        nodes,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),
@@ -193,6 +194,18 @@ pub(crate) fn read_back(model: Model) -> Result<Model> {
         Ok(bytes) => Model::from_bytes(bytes.into()).at(|| "reading the written model back".to_owned()),
         Err(_) => Ok(model),
     }
+}
+
+/// Errors when a pattern of the policy means no node of the model. Nodes in functions go by the names that they have once
+/// those are inlined.
+fn check_patterns(model: &Model, policy: &Policy, events: &dyn Events) -> Result<()> {
+    if policy.exclude.is_empty() && policy.only.is_empty() {
+        return Ok(());
+    }
+    let mut inlined = model.clone();
+    pass::run(&InlineFunctions, &mut inlined, &mut Context::new(None, events))?;
+    policy.exclude.check(&inlined.graph)?;
+    policy.only.check(&inlined.graph)
 }
 
 /// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
@@ -216,7 +229,7 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>, bool) {
 }
 
 /// Says in the model's metadata who made it and how.
-fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
+fn sign(model: &mut Model, policy: &Policy, counts: &Counts) {
     let kind = |format: crate::number::Format, symmetric: bool| {
         format!("{} {}", format.name, if symmetric { "symmetric" } else { "affine" })
     };
@@ -226,7 +239,7 @@ fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
         &format!(
             "target {}, activations {}, weights {} {}",
             policy.target.name,
-            match plan.values.is_empty() {
+            match counts.pairs == 0 {
                 true => "float".to_owned(),
                 false => format!("{} per tensor min-max", kind(policy.activations, policy.symmetric_activations)),
             },
@@ -236,18 +249,17 @@ fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
     );
 }
 
-fn nothing_to_quantize(model: &Model, plan: &Plan) -> Error {
+fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
     let mut reasons: Vec<(String, usize)> = Vec::new();
-    for d in &plan.nodes {
-        let operator = model.graph.node(d.node).map(NodeExt::operator).unwrap_or_default();
-        let text = format!("{operator}: {}", d.reason);
+    for node in nodes {
+        let text = format!("{}: {}", node.operator, node.reason);
         match reasons.iter_mut().find(|(t, _)| *t == text) {
             Some((_, n)) => *n += 1,
             None => reasons.push((text, 1)),
         }
     }
     reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    let already = plan.nodes.iter().filter(|d| d.verdict == Verdict::Already).count();
+    let already = nodes.iter().filter(|n| n.verdict == "already").count();
     if already > 0 {
         let what = format!("what can be quantized in the model is quantized already: {already} of its nodes");
         return Error::new(ErrorKind::Unsupported, what)

@@ -49,6 +49,10 @@ impl Pass for DropPairs {
         Effect::Lossy
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let opset = model.opset();
         let (mut bounds, mut cuts) = (Bounds::default(), HashMap::new());

@@ -26,6 +26,10 @@ impl Pass for ExpandInteger {
         Effect::Rounding
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let mut left = Vec::new();
         cx.changed += expand(model, &mut |_, node, reason| left.push((node, reason)))?;

@@ -29,6 +29,10 @@ impl Pass for FloatLstm {
         Effect::Lossy
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         for id in model.graph.node_ids() {
             let is_it = |n: &NodeProto| n.op_type() == "DynamicQuantizeLSTM" && n.domain() == "com.microsoft";

@@ -27,6 +27,10 @@ impl Pass for FoldCodes {
         Effect::Same
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let mut folded = HashMap::new();
         for id in model.graph.node_ids() {

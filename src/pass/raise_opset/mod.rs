@@ -14,7 +14,6 @@ mod resize;
 mod roi_align;
 mod scan;
 mod scatter;
-mod schema;
 mod scope;
 mod slice;
 mod softmax;
@@ -22,17 +21,20 @@ mod split;
 mod steps;
 mod top_k;
 
-use schema::{NEWEST, OPERATORS};
+pub(super) use function::raise as raise_function;
 use scope::Scope;
-use steps::{GREW, Operator, STEPS, Step};
+use steps::{GREW, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{AttributeExt, GraphProto, Model, NodeExt, NodeProto};
 use crate::proto::FunctionProto;
+use crate::schema::{self, Operator};
 
 /// The oldest opset that can be raised: before it, operators broadcast by attributes.
 const OLDEST: i64 = 7;
+/// The newest opset that the tables of steps know.
+const NEWEST: i64 = 25;
 
 /// Raises ONNX's own operator set to a version, from 7 up to 25. A model that states that version or a later one stays.
 ///
@@ -47,7 +49,7 @@ const OLDEST: i64 = 7;
 ///   scales are not constant, or enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a Clip or Pad
 ///   whose float type is not known; attributes that stand for those of a function.
 /// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
-/// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
+/// - **Source**: docs/Changelog.md of ONNX; the tables of steps are checked against [`schema`].
 #[derive(Debug, Clone, Copy)]
 pub struct RaiseOpset {
     /// The version to raise to.
@@ -64,33 +66,39 @@ impl Pass for RaiseOpset {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        if self.to > NEWEST {
-            return Err(Error::new(ErrorKind::Unsupported, format!("opset {} is not known", self.to))
-                .hint(format!("the newest opset that is supported is {NEWEST}")));
-        }
-        let from = model.opset();
-        if from >= self.to {
+        if model.opset() >= self.to {
             return Ok(());
         }
         let only_float32 = only_float32(model);
-        let mut scope = Scope::of(model.graph.clone(), self.to, only_float32);
-        cx.changed += raise(&mut scope, from)?;
-        if let Some(graph) = scope.leave() {
-            model.graph = graph;
-        }
+        cx.changed += raise_graph(model, self.to)?;
         model.edit_functions(|f| {
             cx.changed += function::raise(f, self.to, only_float32)?;
             Ok(())
         })?;
-        model.state_opset(self.to);
         model.graph.drop_unused_initializers();
         model.graph.prune_value_info(|_| false);
         Ok(())
     }
 }
 
+/// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
+/// [`RaiseOpset`] says, and leaves the model as it was.
+pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
+    if to > NEWEST {
+        return Err(Error::new(ErrorKind::Unsupported, format!("opset {to} is not known"))
+            .hint(format!("the newest opset that is supported is {NEWEST}")));
+    }
+    let mut scope = Scope::of(model.graph.clone(), to, only_float32(model));
+    let changed = raise(&mut scope, model.opset())?;
+    if let Some(graph) = scope.leave() {
+        model.graph = graph;
+    }
+    model.state_opset(to);
+    Ok(changed)
+}
+
 /// Whether the model speaks of no float type other than float32, so that every float value has this type.
-fn only_float32(model: &Model) -> bool {
+pub(super) fn only_float32(model: &Model) -> bool {
     let body = |f: &FunctionProto| GraphProto { node: f.node.clone(), ..Default::default() };
     let functions = &model.metadata().functions;
     scope::only_float32(&model.graph.to_proto()) && functions.iter().all(|f| scope::only_float32(&body(f)))
@@ -146,17 +154,17 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
                 )
             });
     }
-    let Some(operator) = OPERATORS.iter().find(|o| o.name == op) else {
+    let Some(operator) = schema::operator(op) else {
         return refuse(format!("ONNX has no operator `{op}`, so opset {from} cannot be raised to {to}")).map_err(|e| {
             e.hint("before opset 9 ONNX had experimental operators, which were removed; export the model again with a current exporter")
         });
     };
-    let first = operator.since.first().copied().unwrap_or(0);
+    let first = operator.since();
     if first > from {
         return refuse(format!("`{op}` exists since opset {first}, and the model states opset {from}"))
             .map_err(|e| e.hint("export the model again with a current exporter"));
     }
-    if let Some(gone) = operator.gone.filter(|&g| g <= from) {
+    if let Some(gone) = operator.gone().filter(|&g| g <= from) {
         return refuse(format!("`{op}` was removed in opset {gone}, and the model states opset {from}"))
             .map_err(|e| e.hint("export the model again with a current exporter"));
     }
@@ -170,8 +178,7 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
 /// The first version after `from` that changed the operator's form, and that neither a step nor [`GREW`] knows.
 fn unknown_change(operator: &Operator, from: i64, to: i64) -> Option<i64> {
     let known = |v: i64| STEPS.iter().any(|s| s.op == operator.name && s.to == v) || GREW.contains(&(operator.name, v));
-    let changes = operator.changed.iter().chain(&operator.gone);
-    changes.copied().find(|&v| from < v && v <= to && !known(v))
+    operator.changes().find(|&v| from < v && v <= to && !known(v))
 }
 
 #[cfg(test)]
