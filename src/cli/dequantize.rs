@@ -75,7 +75,7 @@ Exit codes:
 impl DequantizeArgs {
     /// Dequantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
-        output::check(&self.model, &self.output, self.force, "the codes cannot be made again from the float model")?;
+        output::check(Some(&self.model), &self.output, self.force, "codes cannot be made again from floats")?;
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let samples = match &self.data {

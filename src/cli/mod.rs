@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod calibrate;
 mod check;
 mod data;
 mod dequantize;
@@ -22,6 +23,7 @@ use clap::Parser;
 #[command(version, arg_required_else_help = true)]
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Dequantize(dequantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
+        Cli::Calibrate(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Check(args) => args.run(),

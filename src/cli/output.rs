@@ -4,16 +4,16 @@ use std::path::Path;
 
 use qdq::error::{Error, ErrorKind, Result};
 
-/// Finds out before the long run what would keep the model from being written; `needed` says why the given one must
+/// Finds out before the long run what would keep the output from being written; `needed` says why the given model must
 /// stay.
-pub fn check(model: &Path, output: &Path, force: bool, needed: &str) -> Result<()> {
+pub fn check(model: Option<&Path>, output: &Path, force: bool, needed: &str) -> Result<()> {
     let usage = |what: String| Error::new(ErrorKind::Usage, what);
     if output.is_dir() {
         return Err(
             usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`")
         );
     }
-    let same = match (model.canonicalize(), output.canonicalize()) {
+    let same = match (model.unwrap_or(Path::new("")).canonicalize(), output.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     };

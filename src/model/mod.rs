@@ -4,6 +4,7 @@
 mod dtype;
 mod external;
 mod file;
+mod fingerprint;
 mod graph;
 mod index;
 mod input;
@@ -21,6 +22,7 @@ pub(crate) use external::External;
 
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::Model;
+pub use fingerprint::fingerprint;
 pub use graph::{At, BodyId, Graph, Inlined, NodeId, Renamed, Use, first_value};
 pub use index::captures;
 pub use input::{Dim, InputSpec};

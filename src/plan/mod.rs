@@ -112,20 +112,26 @@ impl Plan {
     ///
     /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
-        Plan::decide_inside(graph, ranges, policy, &Present::default())
+        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy, &Present::default())
     }
 
-    /// Decides a graph inside another one in which this is quantized already.
-    fn decide_inside(graph: &Graph, ranges: &Ranges, policy: &Policy, around: &Present) -> Result<Plan> {
+    /// Decides with the ranges that were chosen for the values, inside a graph in which that is quantized already.
+    fn decide_by(
+        graph: &Graph,
+        ranges: &Ranges,
+        chosen: &fit::Chosen,
+        policy: &Policy,
+        around: &Present,
+    ) -> Result<Plan> {
         let present = Present::of(graph, around);
         let selection = select::select(graph, ranges, policy, &present)?;
         let places = place::place(graph, &selection, policy, &present);
-        let mut plan = fit::fit(graph, ranges, policy, &present, selection, places)?;
+        let mut plan = fit::fit(graph, chosen, policy, &present, selection, places)?;
         for id in graph.bodies() {
             let body = graph.body(id)?;
             let inner = match shut(graph, id, ranges) {
                 Some(reason) => Plan::float(&body, &reason)?,
-                None => Plan::decide_inside(&body, ranges, policy, &present)?,
+                None => Plan::decide_by(&body, ranges, chosen, policy, &present)?,
             };
             plan.bodies.insert(id, inner);
         }
