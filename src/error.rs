@@ -131,6 +131,26 @@ pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…{}", &text[..from(head)], &text[end..]))
 }
 
+/// Why a rewrite does not happen.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The node does not fit the rewrite; the reason is for the report.
+    Skip(String),
+    /// The model is broken; the run stops.
+    Fail(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(e: Error) -> Self {
+        Refusal::Fail(e)
+    }
+}
+
+/// That the node does not fit, for this reason.
+pub fn no<T>(reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Skip(reason.into()))
+}
+
 /// Adds a place to the error of a result.
 pub trait Place<T> {
     /// Says where the error happened.

@@ -25,6 +25,7 @@
 //! | [`model`] | [`Model`](model::Model) (read, write) and [`Graph`](model::Graph) (nodes in slots and a true index) |
 //! | [`check`] | what is wrong with a model |
 //! | [`rule`] | what quantization knows of each operator, as data |
+//! | [`integer`] | operators that compute on codes, as data, and the float operators they stand for |
 //! | [`target`] | what a runtime wants, as data |
 //! | [`sample`] | where samples come from |
 //! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract |
@@ -34,6 +35,7 @@
 //! | [`inspect`] | what is in a model |
 //! | [`validate`] | drift of a quantized model against its float original |
 //! | [`quantize`] | the way of the data, top to bottom |
+//! | [`dequantize`] | the way back |
 //!
 //! # Invariants
 //!
@@ -64,10 +66,12 @@
 
 pub mod calibrate;
 pub mod check;
+pub mod dequantize;
 pub mod error;
 pub mod events;
 pub mod exec;
 pub mod inspect;
+pub mod integer;
 pub mod model;
 pub mod number;
 pub mod observe;

@@ -358,7 +358,7 @@ fn an_output_that_would_hurt_is_refused() {
     let before = desk.names();
     let quantize = |out: &str, more: &[&str]| run(&[&["quantize", &model, "--data", CALIB, "-o", out], more].concat());
     for out in [&model, &detour].into_iter().chain(Some(&link).filter(|_| cfg!(unix))) {
-        quantize(out, &["--force"]).is_error_with_hint("is the float model itself");
+        quantize(out, &["--force"]).is_error_with_hint("is the given model itself");
     }
     quantize(&folder, &["--force"]).is_error_with_hint("is a directory");
     quantize(&desk.path("none/out.onnx"), &[]).is_error_with_hint("there is no folder");

@@ -53,7 +53,9 @@ fn a_quantized_model() {
     let desk = Desk::new();
     assert_eq!(desk.quantize_digits(&[]).code, 0);
     std::fs::rename(desk.path("out.onnx"), desk.path("q.onnx")).unwrap();
-    refused(&desk, &desk.path("q.onnx"), CALIB, "the model is quantized already", true);
+    refused(&desk, &desk.path("q.onnx"), CALIB, "is quantized already: 72 of its nodes", true);
+    let weights = ["quantize", &desk.path("q.onnx"), "--mode", "weights", "-o", &desk.path("w.onnx")];
+    desk::run(&weights).is_error_with_hint("is quantized already");
 }
 
 #[test]

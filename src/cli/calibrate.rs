@@ -14,8 +14,9 @@ use qdq::sample::Share;
 use qdq::target::Target;
 
 use super::data::HowArgs;
+use super::output;
 use super::progress::Progress;
-use super::quantize::{check_output, target};
+use super::quantize::target;
 
 /// Runs samples through a float model and keeps what was seen of its values, for `qdq quantize --ranges`.
 ///
@@ -77,7 +78,7 @@ Exit codes:
 impl CalibrateArgs {
     /// Calibrates or merges, and writes.
     pub fn run(self) -> Result<ExitCode> {
-        check_output(self.model.as_deref(), &self.output, self.force)?;
+        output::check(self.model.as_deref(), &self.output, self.force, "the float model is needed to quantize")?;
         let learned = match (&self.model, &self.data) {
             (Some(model), Some(source)) => self.learn(model, source)?,
             _ => self.merged()?,

@@ -3,9 +3,11 @@
 mod calibrate;
 mod check;
 mod data;
+mod dequantize;
 mod gate;
 mod inspect;
 mod memory;
+mod output;
 mod print;
 mod progress;
 mod quantize;
@@ -22,6 +24,7 @@ use clap::Parser;
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Calibrate(Box<calibrate::CalibrateArgs>),
+    Dequantize(dequantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
@@ -40,6 +43,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
         Cli::Calibrate(args) => args.run(),
+        Cli::Dequantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),

@@ -18,6 +18,7 @@ use super::calibrate::read_ranges;
 use super::data::HowArgs;
 use super::gate::Gate;
 use super::memory;
+use super::output;
 use super::print::FormArgs;
 use super::progress::Progress;
 use super::write::WriteArgs;
@@ -191,7 +192,7 @@ pub fn target(name: &str) -> Result<&'static Target, String> {
 impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
-        check_output(Some(&self.model), &self.output, self.force)?;
+        output::check(Some(&self.model), &self.output, self.force, "the float model is needed to validate")?;
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
@@ -270,30 +271,4 @@ impl QuantizeArgs {
         policy.check_methods()?;
         Ok(policy)
     }
-}
-
-/// Finds out before the long run what would keep the output from being written.
-pub fn check_output(model: Option<&Path>, output: &Path, force: bool) -> Result<()> {
-    let usage = |what: String| Error::new(ErrorKind::Usage, what);
-    if output.is_dir() {
-        return Err(
-            usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`")
-        );
-    }
-    let same = match (model.unwrap_or(Path::new("")).canonicalize(), output.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    };
-    if same {
-        return Err(usage(format!("`{}` is the float model itself", output.display()))
-            .hint("name another file with `-o`: the float model is needed to validate"));
-    }
-    if output.exists() && !force {
-        return Err(usage(format!("`{}` exists", output.display())).hint("give `--force` to replace it"));
-    }
-    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(usage(format!("there is no folder `{}`", folder.display())).hint("make it first"));
-    }
-    Ok(())
 }

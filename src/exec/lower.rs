@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::arithmetic::spell_out;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
+use crate::integer::expand;
+use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
@@ -11,12 +13,14 @@ pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 
 /// Makes a copy of the model that computes the same in float32 alone.
 ///
-/// Constants behind DequantizeLinear become float constants; each QuantizeLinear with the DequantizeLinear nodes
-/// behind it becomes [`FAKE_QUANTIZE`]; float16 and bfloat16 are widened. Pairs with something between them stay.
-/// Errors name the node whose format is not supported.
+/// Operators on codes become float operators between Q and DQ ([`expand`]); constants behind DequantizeLinear become
+/// float constants; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`]; what is
+/// left of both is written as arithmetic; float16 and bfloat16 are widened. Operators on codes that have no float form
+/// stay, and so do subgraphs. Errors name the node whose format is not supported.
 pub fn lower(model: &Model) -> Result<Model> {
     let mut model = model.clone();
     widen(&mut model)?;
+    expand(&mut model, &mut |_, _, _| {})?;
     let graph = &mut model.graph;
     check_attributes(graph)?;
     for id in graph.node_ids() {
@@ -28,9 +32,16 @@ pub fn lower(model: &Model) -> Result<Model> {
             graph.remove(id);
             graph.set_initializer(real.to_proto(&output));
         } else if let Some((quantize, _)) = graph.producer(input)
-            && graph.node(quantize).is_some_and(|n| Linear::quantizes(n) && n.output.len() == 1)
+            && graph.node(quantize).is_some_and(|q| Linear::quantizes(q) && q.output.len() == 1)
+            && graph.node(quantize).is_some_and(|q| has_constant_scale(graph, q))
+            && has_constant_scale(graph, node)
         {
             fuse(graph, quantize, id)?;
+        }
+    }
+    for id in graph.node_ids() {
+        if graph.node(id).is_some_and(|n| Linear::quantizes(n) || Linear::dequantizes(n)) {
+            spell_out(graph, id)?;
         }
     }
     state_defaults(graph)?;
@@ -83,6 +94,21 @@ fn name_apart(graph: &mut Graph) -> Result<()> {
     Ok(())
 }
 
+fn has_constant_scale(graph: &Graph, node: &NodeProto) -> bool {
+    node.input_at(1).is_some_and(|s| graph.initializer(s).is_some())
+}
+
+/// The attributes of [`FAKE_QUANTIZE`].
+pub(super) fn fake_quantize(params: &Linear) -> Vec<AttributeProto> {
+    vec![
+        attribute::floats("scales", &params.scales),
+        attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
+        attribute::int("lowest", params.format.min.into()),
+        attribute::int("highest", params.format.max.into()),
+        attribute::int("axis", params.axis),
+    ]
+}
+
 /// Puts fake quantization in the place of a DequantizeLinear, and drops its QuantizeLinear once nothing reads that.
 fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
     let (Some(q), Some(dq)) = (graph.node(quantize), graph.node(dequantize)) else { return Ok(()) };
@@ -96,13 +122,7 @@ fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
         op_type: Some(FAKE_QUANTIZE.to_owned()),
         input: vec![q.input[0].clone()],
         output: vec![real],
-        attribute: vec![
-            attribute::floats("scales", &params.scales),
-            attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
-            attribute::int("lowest", params.format.min.into()),
-            attribute::int("highest", params.format.max.into()),
-            attribute::int("axis", params.axis),
-        ],
+        attribute: fake_quantize(&params),
         ..Default::default()
     };
     graph.remove(dequantize);

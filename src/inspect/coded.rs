@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::walk::{Origin, Walk};
 use crate::error::Result;
-use crate::model::{DataType, NodeExt, NodeProto, dtype_name, format_of};
+use crate::integer::{IntegerOp, Operand, Style};
+use crate::model::{DataType, Linear, NodeExt, dtype_name, format_of};
 use crate::number::{QuantParams, dequantize, unpack};
-use crate::rule::RULES;
 
 /// A smallest and a largest number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -74,84 +74,6 @@ enum Zero {
     Unknown,
 }
 
-/// An operator that takes a weight as codes.
-pub(super) struct IntegerOp {
-    domain: &'static str,
-    op: &'static str,
-    /// The operator on floats whose weight has its channels on the same axis.
-    like: &'static str,
-    /// The slots of each weight, its scale and its zero point.
-    weights: &'static [(usize, Option<usize>, Option<usize>)],
-    /// Activations are floats, and stay floats.
-    pub weight_only: bool,
-}
-
-const fn op(
-    domain: &'static str,
-    op: &'static str,
-    like: &'static str,
-    weights: &'static [(usize, Option<usize>, Option<usize>)],
-) -> IntegerOp {
-    IntegerOp { domain, op, like, weights, weight_only: false }
-}
-
-const MS: &str = "com.microsoft";
-
-/// Sources: ai.onnx ConvInteger-10, MatMulInteger-10, QLinearConv-10, QLinearMatMul-21; onnxruntime's
-/// docs/ContribOperators.md for the rest.
-const INTEGER_OPS: &[IntegerOp] = &[
-    op("", "ConvInteger", "Conv", &[(1, None, Some(3))]),
-    op("", "MatMulInteger", "MatMul", &[(1, None, Some(3))]),
-    op("", "QLinearConv", "Conv", &[(3, Some(4), Some(5))]),
-    op("", "QLinearMatMul", "MatMul", &[(3, Some(4), Some(5))]),
-    op(MS, "DynamicQuantizeLSTM", "MatMul", &[(1, Some(8), Some(9)), (2, Some(10), Some(11))]),
-    op(MS, "DynamicQuantizeMatMul", "MatMul", &[(1, Some(2), Some(3))]),
-    IntegerOp { weight_only: true, ..op(MS, "MatMulNBits", "", &[(1, Some(2), Some(3))]) },
-    op(MS, "MatMulIntegerToFloat", "MatMul", &[(1, Some(3), Some(5))]),
-    op(MS, "QAttention", "MatMul", &[(1, Some(4), Some(7))]),
-    op(MS, "QGemm", "Gemm", &[(3, Some(4), Some(5))]),
-    op(MS, "QLinearConv", "Conv", &[(3, Some(4), Some(5))]),
-];
-
-impl IntegerOp {
-    /// The entry of a node.
-    pub fn of(node: &NodeProto) -> Option<&'static IntegerOp> {
-        INTEGER_OPS.iter().find(|o| {
-            o.op == node.op_type() && if o.domain.is_empty() { node.is(o.op) } else { node.domain() == o.domain }
-        })
-    }
-
-    /// The axis of a weight of this rank along which its output channels lie; `None` where there is no such axis.
-    pub fn channel_axis(&self, node: &NodeProto, rank: usize) -> Option<usize> {
-        RULES.iter().find(|r| r.op == self.like)?.channel_axis(node, rank)
-    }
-
-    /// The slots of the weights.
-    pub fn slots(&self) -> impl Iterator<Item = usize> {
-        self.weights.iter().map(|w| w.0)
-    }
-}
-
-/// Whether the node computes on codes: an operator whose name says so, in ONNX's domain or onnxruntime's.
-pub(super) fn computes_on_codes(node: &NodeProto) -> bool {
-    let op = node.op_type();
-    let name_says_so = op.starts_with("QLinear")
-        || op.ends_with("Integer")
-        || (node.domain() == MS && op.starts_with('Q') && op[1..].starts_with(|c: char| c.is_ascii_uppercase()));
-    let known_domain = node.domain() == MS || node.is(op);
-    known_domain && name_says_so || IntegerOp::of(node).is_some_and(|o| !o.weight_only)
-}
-
-/// Whether the node is QuantizeLinear, in ONNX's domain or in onnxruntime's, which has it for more types.
-pub(super) fn quantizes(node: &NodeProto) -> bool {
-    node.op_type() == "QuantizeLinear" && (node.domain() == MS || node.is("QuantizeLinear"))
-}
-
-/// Whether the node is DequantizeLinear, in either domain.
-pub(super) fn dequantizes(node: &NodeProto) -> bool {
-    node.op_type() == "DequantizeLinear" && (node.domain() == MS || node.is("DequantizeLinear"))
-}
-
 /// The constant in that slot, DequantizeLinear (and QuantizeLinear before it) seen through; `None` if it is none.
 ///
 /// A table of codes that Gather reads takes its parameters from the DequantizeLinear behind.
@@ -159,9 +81,9 @@ pub(super) fn dequantizes(node: &NodeProto) -> bool {
 pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option<Stored>> {
     let node = walk.sites[site].node;
     if let Some(entry) = IntegerOp::of(node)
-        && let Some(&(_, scale, zero)) = entry.weights.iter().find(|w| w.0 == slot)
+        && let Some(operand) = entry.weights().find(|w| w.codes == slot)
     {
-        return in_integer_op(walk, site, slot, entry, scale, zero);
+        return in_integer_op(walk, site, entry, *operand);
     }
     if let Some(constant) = walk.constant_at(site, slot) {
         let code = gathers_codes(walk, site).filter(|_| slot == 0).map(|dq| Code {
@@ -174,8 +96,8 @@ pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option
         });
         return Ok(Some(Stored { constant, code }));
     }
-    let Some(dq) = walk.site_at(site, slot, dequantizes) else { return Ok(None) };
-    let (constant, float) = match (walk.origin(dq, 0), walk.site_at(dq, 0, quantizes)) {
+    let Some(dq) = walk.site_at(site, slot, Linear::dequantizes) else { return Ok(None) };
+    let (constant, float) = match (walk.origin(dq, 0), walk.site_at(dq, 0, Linear::quantizes)) {
         (Origin::Constant(c), _) => (c, false),
         (_, Some(q)) => match walk.constant_at(q, 0) {
             Some(c) => (c, true),
@@ -207,7 +129,7 @@ pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option
 /// The DequantizeLinear behind a Gather that reads a table of codes.
 pub(super) fn gathers_codes(walk: &Walk<'_>, site: usize) -> Option<usize> {
     let table = walk.constant_at(site, 0).filter(|_| walk.sites[site].node.is("Gather"))?;
-    format_of(walk.constants[table].dtype()).and_then(|_| walk.reader(site, dequantizes))
+    format_of(walk.constants[table].dtype()).and_then(|_| walk.reader(site, Linear::dequantizes))
 }
 
 /// The weight's scale behind ConvInteger or MatMulInteger, as onnxruntime's dynamic quantization places it: the
@@ -222,32 +144,26 @@ fn scale_behind(walk: &Walk<'_>, site: usize) -> Option<usize> {
     }
 }
 
-fn in_integer_op(
-    walk: &Walk<'_>,
-    site: usize,
-    slot: usize,
-    entry: &IntegerOp,
-    scale: Option<usize>,
-    zero: Option<usize>,
-) -> Result<Option<Stored>> {
+fn in_integer_op(walk: &Walk<'_>, site: usize, entry: &IntegerOp, operand: Operand) -> Result<Option<Stored>> {
     let node = walk.sites[site].node;
-    let Some(constant) = walk.constant_at(site, slot) else { return Ok(None) };
+    let weight_only = entry.style == Style::WeightOnly;
+    let Some(constant) = walk.constant_at(site, operand.codes) else { return Ok(None) };
     let rank = walk.constants[constant].shape()?.len();
     let bits = node.int("bits").and_then(|b| u64::try_from(b).ok()).filter(|b| (1..=8).contains(b));
     let code = Code {
         dtype: walk.constants[constant].dtype(),
-        packed: entry.weight_only.then_some(bits.unwrap_or(4)),
-        scale: match scale {
+        packed: weight_only.then_some(bits.unwrap_or(4)),
+        scale: match operand.scale {
             Some(slot) => walk.constant_at(site, slot),
             None => scale_behind(walk, site),
         },
-        zero: match zero {
-            Some(_) if entry.weight_only => Zero::Unknown,
+        zero: match operand.zero {
+            Some(_) if weight_only => Zero::Unknown,
             Some(z) => zero_at(walk, site, z),
             None => Zero::Unknown,
         },
         axis: entry.channel_axis(node, rank),
-        block_size: node.int("block_size").and_then(|b| u64::try_from(b).ok()).filter(|_| entry.weight_only),
+        block_size: node.int("block_size").and_then(|b| u64::try_from(b).ok()).filter(|_| weight_only),
     };
     Ok(Some(Stored { constant, code: Some(code) }))
 }

@@ -24,8 +24,9 @@ use crate::model::Model;
 pub use activations::{ActivationRow, MethodRange, activations};
 pub use coded::{Coding, Grain, Span};
 pub use facts::{Extent, ModelFacts, OperatorCount, Opset, ValueFact};
-pub use quantization::{Coverage, Quantization, QuantizedActivation};
+pub use quantization::{Coverage, Quantization, QuantizedActivation, StyleCount};
 pub use statistics::Statistics;
+pub use tables::style_words;
 pub use weights::WeightRow;
 
 /// What is in a model.
@@ -89,6 +90,11 @@ pub fn inspect(model: &Model) -> Result<Inspection> {
     })
 }
 
+/// What of a model is quantized, its subgraphs and functions included; `None` if nothing is. Errors as [`inspect`].
+pub fn quantization(model: &Model) -> Result<Option<Quantization>> {
+    quantization::of(&walk::Walk::of(model))
+}
+
 impl Inspection {
     /// Adds what was seen of the activations.
     pub fn with_activations(&mut self, rows: Vec<ActivationRow>) {
@@ -139,6 +145,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::integer::Style;
     use crate::model::{DataType, GraphProto, ModelProto, NodeExt, NodeProto, Tensor, TensorProto, attribute};
     use crate::proto::{FunctionProto, OperatorSetIdProto};
     use crate::report;
@@ -270,6 +277,8 @@ mod tests {
         let q = seen.quantization.as_ref().unwrap();
         assert_eq!(q.layers, Coverage { quantized: 1, weight_only: 1, float: 1 });
         assert_eq!(q.others, Coverage { quantized: 1, weight_only: 0, float: 1 });
+        let count = |style, layers, others| StyleCount { style, layers, others };
+        assert_eq!(q.styles, [count(Style::Qdq, 1, 1), count(Style::WeightOnly, 1, 0)]);
         assert_eq!((q.quantize_linear, q.dequantize_linear), (1, 3));
         assert_eq!(
             q.activations,
@@ -344,7 +353,10 @@ mod tests {
         assert_eq!((&packed.storage[..], packed.grain, packed.block_size), ("4 bits", Some(Grain::Block), Some(16)));
         let q = seen.quantization.unwrap();
         assert_eq!(q.layers, Coverage { quantized: 2, weight_only: 1, float: 0 });
-        assert_eq!(q.others, Coverage { quantized: 2, weight_only: 0, float: 3 });
+        assert_eq!(q.others, Coverage { quantized: 1, weight_only: 1, float: 3 });
+        let count = |style, layers, others| StyleCount { style, layers, others };
+        let styles = [count(Style::QOperator, 0, 1), count(Style::Dynamic, 2, 0), count(Style::WeightOnly, 1, 1)];
+        assert_eq!(q.styles, styles);
         assert_eq!(q.activations, []);
         // 4 + 4 codes in bytes, 16 in 8 bytes, 2 of the Conv; and the scalar that Mul reads.
         assert_eq!(seen.model.parameters, 27);

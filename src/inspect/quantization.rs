@@ -1,19 +1,23 @@
 //! What of a model is quantized: its nodes, and its activations.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::coded::whole;
-use super::coded::{IntegerOp, Span, computes_on_codes, dequantizes, gathers_codes, quantizes, scales, span, stored};
+use super::coded::{Span, gathers_codes, scales, span, stored, whole};
 use super::walk::{Origin, Walk};
 use super::weights::is_recurrent;
 use crate::error::{Place, Result};
-use crate::model::{DataType, NodeExt, NodeProto, dtype_name, format_of};
+use crate::integer::{IntegerOp, Style, computes_on_codes, moves};
+use crate::model::{DataType, Linear, NodeExt, NodeProto, dtype_name, format_of};
 use crate::number::QuantParams;
 use crate::rule::{OpRule, Role};
 
 /// What of a model is quantized.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quantization {
+    /// The styles it is in, and how much of it is in each.
+    pub styles: Vec<StyleCount>,
     /// The layers: nodes that multiply and accumulate (Conv, Gemm, MatMul, LSTM, their forms on integers ...).
     pub layers: Coverage,
     /// Every other node but Constant, Identity and those that quantize and dequantize. Arithmetic on shapes counts
@@ -29,6 +33,17 @@ pub struct Quantization {
     pub activations: Vec<QuantizedActivation>,
     /// How many activations there are, whatever [`super::Inspection::truncate`] left.
     pub activations_total: usize,
+}
+
+/// How many quantized nodes are in one style.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StyleCount {
+    /// The style.
+    pub style: Style,
+    /// The layers.
+    pub layers: usize,
+    /// The other nodes.
+    pub others: usize,
 }
 
 /// How many nodes are quantized.
@@ -71,10 +86,11 @@ pub struct QuantizedActivation {
 pub(super) fn of(walk: &Walk<'_>) -> Result<Option<Quantization>> {
     let count = |f: &dyn Fn(&NodeProto) -> bool| walk.sites.iter().filter(|s| f(s.node)).count();
     let mut q = Quantization {
+        styles: Vec::new(),
         layers: Coverage::default(),
         others: Coverage::default(),
-        quantize_linear: count(&quantizes),
-        dequantize_linear: count(&dequantizes),
+        quantize_linear: count(&Linear::quantizes),
+        dequantize_linear: count(&Linear::dequantizes),
         dynamic_quantize_linear: count(&|n| n.is("DynamicQuantizeLinear")),
         activations: Vec::new(),
         activations_total: 0,
@@ -84,23 +100,30 @@ pub(super) fn of(walk: &Walk<'_>) -> Result<Option<Quantization>> {
         return Ok(None);
     }
     let mut before: Vec<Judged> = Vec::with_capacity(walk.sites.len());
+    let mut styles: BTreeMap<Style, (usize, usize)> = BTreeMap::new();
     for (site, s) in walk.sites.iter().enumerate() {
-        let state = state(walk, site, &before).at(|| s.node.label())?;
-        before.push(Judged { quantized: state == State::Quantized, gives_codes: gives_codes(walk, site, &before) });
+        let style = style(walk, site, &before).at(|| s.node.label())?;
+        before.push(Judged { style, gives_codes: gives_codes(walk, site, &before) });
         if s.node.is("Constant") || s.node.is("Identity") || s.node.is("DynamicQuantizeLinear") {
             continue;
         }
-        if quantizes(s.node) || dequantizes(s.node) {
+        if Linear::quantizes(s.node) || Linear::dequantizes(s.node) {
             q.activations.extend(activation(walk, site).at(|| s.node.label())?);
             continue;
         }
-        let coverage = if is_layer(s.node) { &mut q.layers } else { &mut q.others };
-        match state {
-            State::Quantized => coverage.quantized += 1,
-            State::WeightOnly => coverage.weight_only += 1,
-            State::Float => coverage.float += 1,
+        let layer = is_layer(s.node);
+        let coverage = if layer { &mut q.layers } else { &mut q.others };
+        match style {
+            Some(Style::WeightOnly) => coverage.weight_only += 1,
+            Some(_) => coverage.quantized += 1,
+            None => coverage.float += 1,
+        }
+        if let Some(style) = style {
+            let (layers, others) = styles.entry(style).or_default();
+            *if layer { layers } else { others } += 1;
         }
     }
+    q.styles = styles.into_iter().map(|(style, (layers, others))| StyleCount { style, layers, others }).collect();
     q.activations_total = q.activations.len();
     Ok(Some(q))
 }
@@ -108,28 +131,29 @@ pub(super) fn of(walk: &Walk<'_>) -> Result<Option<Quantization>> {
 /// What is known of a node when those behind it are looked at.
 #[derive(Clone, Copy, Default)]
 struct Judged {
-    quantized: bool,
+    style: Option<Style>,
     gives_codes: bool,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Quantized,
-    WeightOnly,
-    Float,
-}
-
 fn is_layer(node: &NodeProto) -> bool {
-    IntegerOp::of(node).is_some() || is_recurrent(node) || OpRule::of(node).is_some_and(|r| r.role == Role::Compute)
+    IntegerOp::of(node).is_some_and(IntegerOp::is_layer)
+        || is_recurrent(node)
+        || OpRule::of(node).is_some_and(|r| r.role == Role::Compute)
 }
 
-fn state(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<State> {
+/// The style in which a node is quantized; `None` if it is not.
+fn style(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<Option<Style>> {
     let node = walk.sites[site].node;
-    if computes_on_codes(node) || gathers_codes(walk, site).is_some() {
-        return Ok(State::Quantized);
+    if let Some(op) = IntegerOp::of(node) {
+        let first = op.operands(node).first().map(|o| o.codes);
+        let dynamic = first.is_some_and(|slot| quantized_in_the_run(walk, site, slot));
+        return Ok(Some(if dynamic { Style::Dynamic } else { op.style }));
     }
-    if IntegerOp::of(node).is_some_and(|op| op.weight_only) {
-        return Ok(State::WeightOnly);
+    if computes_on_codes(node) {
+        return Ok(Some(Style::QOperator));
+    }
+    if gathers_codes(walk, site).is_some() {
+        return Ok(Some(Style::WeightOnly));
     }
     let rule = OpRule::of(node);
     let data: Vec<usize> = match rule {
@@ -138,36 +162,56 @@ fn state(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<State> {
         None => vec![0],
     };
     let role = rule.map(|r| r.role);
+    // Constants behind DequantizeLinear say weight-only: what else comes in decides.
     let from_codes = |&slot: &usize| match (walk.origin(site, slot), role) {
-        (Origin::Site(s), _) if dequantizes(walk.sites[s].node) => true,
-        (Origin::Site(s), Some(Role::Bound)) => before.get(s).is_some_and(|j| j.quantized),
-        (Origin::Site(s), Some(Role::Pass)) => before.get(s).is_some_and(|j| j.gives_codes),
-        _ => false,
+        (Origin::Site(s), _) if Linear::dequantizes(walk.sites[s].node) => match walk.origin(s, 0) {
+            Origin::Constant(_) => Some(Style::WeightOnly),
+            // What comes out of a table of codes is a float like any other.
+            Origin::Site(g) if gathers_codes(walk, g).is_some() => None,
+            _ => Some(Style::Qdq),
+        },
+        (Origin::Site(s), Some(Role::Bound)) => before.get(s)?.style.filter(|&s| s != Style::WeightOnly),
+        (Origin::Site(s), Some(Role::Pass)) => before.get(s).filter(|j| j.gives_codes).map(|_| Style::QOperator),
+        _ => None,
     };
     let data: Vec<usize> = data.into_iter().filter(|&slot| node.input_at(slot).is_some()).collect();
-    if !data.is_empty() && data.iter().all(from_codes) {
-        return Ok(State::Quantized);
+    let styles: Vec<Style> = data.iter().map_while(from_codes).collect();
+    if !data.is_empty() && styles.len() == data.len() {
+        return Ok(styles.into_iter().find(|&s| s != Style::WeightOnly).or(Some(Style::WeightOnly)));
     }
     if is_layer(node) {
         for slot in 0..node.input.len() {
             if stored(walk, site, slot)?.is_some_and(|s| s.code.is_some()) {
-                return Ok(State::WeightOnly);
+                return Ok(Some(Style::WeightOnly));
             }
         }
     }
-    Ok(State::Float)
+    Ok(None)
+}
+
+/// Whether codes come out of DynamicQuantizeLinear; operators that only move them are seen through.
+fn quantized_in_the_run(walk: &Walk<'_>, site: usize, slot: usize) -> bool {
+    let mut origin = walk.origin(site, slot);
+    // A node stands behind those it reads, so this ends.
+    while let Origin::Site(s) = origin {
+        let node = walk.sites[s].node;
+        if node.is("DynamicQuantizeLinear") || !moves(node) {
+            return node.is("DynamicQuantizeLinear");
+        }
+        origin = walk.origin(s, 0);
+    }
+    false
 }
 
 /// Whether the outputs are codes: of what quantizes, of the QLinear operators, and of what moves codes.
 fn gives_codes(walk: &Walk<'_>, site: usize, before: &[Judged]) -> bool {
     let node = walk.sites[site].node;
-    let moves = OpRule::of(node).is_some_and(|r| r.role == Role::Pass);
     let from_codes = || matches!(walk.origin(site, 0), Origin::Site(s) if before.get(s).is_some_and(|j| j.gives_codes));
-    quantizes(node)
+    Linear::quantizes(node)
         || node.is("DynamicQuantizeLinear")
         || node.op_type().starts_with("QLinear")
         || gathers_codes(walk, site).is_some()
-        || (moves && from_codes())
+        || (moves(node) && from_codes())
 }
 
 /// The row of a QuantizeLinear, or of a DequantizeLinear whose codes neither a constant nor QuantizeLinear gives.
@@ -175,9 +219,9 @@ fn activation(walk: &Walk<'_>, site: usize) -> Result<Option<QuantizedActivation
     let node = walk.sites[site].node;
     let known = match walk.origin(site, 0) {
         Origin::Constant(_) => true,
-        Origin::Site(s) if dequantizes(node) => {
+        Origin::Site(s) if Linear::dequantizes(node) => {
             let from = walk.sites[s].node;
-            quantizes(from) || from.is("DynamicQuantizeLinear") || gathers_codes(walk, s).is_some()
+            Linear::quantizes(from) || from.is("DynamicQuantizeLinear") || gathers_codes(walk, s).is_some()
         }
         _ => false,
     };
@@ -185,11 +229,11 @@ fn activation(walk: &Walk<'_>, site: usize) -> Result<Option<QuantizedActivation
         return Ok(None);
     }
     let zero = walk.constant_at(site, 2);
-    let stated = node.int("output_dtype").filter(|_| quantizes(node)).and_then(|d| i32::try_from(d).ok());
+    let stated = node.int("output_dtype").filter(|_| Linear::quantizes(node)).and_then(|d| i32::try_from(d).ok());
     let dtype = match (zero, stated.and_then(|d| DataType::try_from(d).ok())) {
         (Some(z), _) => Some(walk.constants[z].dtype()),
         (None, Some(dtype)) if dtype != DataType::Undefined => Some(dtype),
-        (None, _) => (quantizes(node) && node.input_at(2).is_none()).then_some(DataType::Uint8),
+        (None, _) => (Linear::quantizes(node) && node.input_at(2).is_none()).then_some(DataType::Uint8),
     };
     let scales = scales(walk, walk.constant_at(site, 1))?;
     let zeros = match zero {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{ActivationRow, Coding, Coverage, Grain, Inspection, MethodRange, ModelFacts, Quantization};
-use super::{QuantizedActivation, Span, ValueFact, WeightRow};
+use super::{QuantizedActivation, Span, StyleCount, ValueFact, WeightRow};
 use crate::report::{Cell, Column, Table, number};
 
 impl Inspection {
@@ -45,6 +45,7 @@ fn model(facts: &ModelFacts, quantization: Option<&Quantization>) -> Table {
             nodes += &format!(", {} DynamicQuantizeLinear", q.dynamic_quantize_linear);
         }
         t.fact("", nodes);
+        t.fact("style", style_words(&q.styles));
     }
     for (key, value) in &facts.metadata {
         t.fact(key, value);
@@ -76,6 +77,19 @@ fn coverage(what: &str, c: &Coverage) -> String {
         text += &format!(" ({} more in their weights only)", c.weight_only);
     }
     text
+}
+
+/// The styles in words: `QDQ in 12 layers and 4 other nodes; weight-only in 1 layer`.
+pub fn style_words(styles: &[StyleCount]) -> String {
+    let some = |n: usize, what: &str| (n > 0).then(|| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
+    let places = |s: &StyleCount| {
+        let parts = [some(s.layers, "layer"), some(s.others, if s.layers > 0 { "other node" } else { "node" })];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
+    };
+    match styles.is_empty() {
+        true => "none that is known".to_owned(),
+        false => styles.iter().map(|s| format!("{} in {}", s.style.name(), places(s))).collect::<Vec<_>>().join("; "),
+    }
 }
 
 fn weights(rows: &[WeightRow], total: usize) -> Table {

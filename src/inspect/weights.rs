@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::coded::{Coding, IntegerOp, Stored, computes_on_codes, dequantizes, gathers_codes, quantizes, stored};
+use super::coded::{Coding, Stored, gathers_codes, stored};
 use super::statistics::{Statistics, measure};
 use super::walk::Walk;
 use crate::error::{Place, Result};
-use crate::model::{DataType, NodeExt, NodeProto, dtype_name};
+use crate::integer::{IntegerOp, Style, computes_on_codes};
+use crate::model::{DataType, Linear, NodeExt, NodeProto, dtype_name};
 use crate::rule::OpRule;
 
 /// A weight where a node reads it.
@@ -79,7 +80,7 @@ fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
     let mut elsewhere = HashSet::new();
     for (site, s) in walk.sites.iter().enumerate() {
         let node = s.node;
-        if quantizes(node) || dequantizes(node) {
+        if Linear::quantizes(node) || Linear::dequantizes(node) {
             continue;
         }
         let rule = OpRule::of(node);
@@ -109,7 +110,7 @@ fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
 
 /// Whether a weight belongs in that slot of the node, and then the axis of its channels, if it has channels.
 fn in_weight_slot(node: &NodeProto, rule: Option<&OpRule>, slot: usize, rank: usize) -> Option<Option<usize>> {
-    if let Some(op) = IntegerOp::of(node).filter(|op| op.slots().any(|s| s == slot)) {
+    if let Some(op) = IntegerOp::of(node).filter(|op| op.weights().any(|w| w.codes == slot)) {
         return Some(op.channel_axis(node, rank));
     }
     if let Some(rule) = rule.filter(|r| r.weight_slot() == Some(slot)) {
@@ -168,13 +169,13 @@ pub(super) fn parameters(walk: &Walk<'_>) -> Result<u64> {
     }
     let mut reads = vec![Read::default(); walk.constants.len()];
     for (site, s) in walk.sites.iter().enumerate() {
-        let is_qdq = quantizes(s.node) || dequantizes(s.node);
-        let entry = IntegerOp::of(s.node);
+        let is_qdq = Linear::quantizes(s.node) || Linear::dequantizes(s.node);
+        let entry = IntegerOp::of(s.node).filter(|op| op.is_layer());
         for slot in 0..s.inputs.len() {
             let Some(c) = walk.constant_at(site, slot) else { continue };
             let bias = walk.constants[c].dtype() == DataType::Int32;
             let weight = match entry {
-                Some(op) => op.slots().any(|s| s == slot) || (bias && computes_on_codes(s.node)),
+                Some(op) => op.weights().any(|w| w.codes == slot) || (bias && computes_on_codes(s.node)),
                 None if is_qdq => slot == 0,
                 None if slot == 0 && gathers_codes(walk, site).is_some() => true,
                 None if computes_on_codes(s.node) => bias,
@@ -183,7 +184,7 @@ pub(super) fn parameters(walk: &Walk<'_>) -> Result<u64> {
             reads[c].as_weight |= weight;
             reads[c].as_parameter_of_codes |= !weight;
             if let (Some(op), true) = (entry, weight)
-                && op.weight_only
+                && op.style == Style::WeightOnly
             {
                 reads[c].packed = stored(walk, site, slot)?.and_then(|s| s.code).and_then(|code| code.packed);
             }

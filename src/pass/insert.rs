@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{
-    At, Graph, Model, NodeExt, NodeProto, Scratch, Tensor, TensorProto, Use, attribute, of_format, release,
+    At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, TensorProto, Use, attribute, of_format,
+    release,
 };
 use crate::number::{QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
@@ -17,8 +18,9 @@ use crate::round;
 ///
 /// Does: stores constants as codes behind a DequantizeLinear (one for each use with parameters of its own; equal ones
 /// are shared), puts a Q/DQ pair on every value of the plan, lets its readers read the dequantized side, and takes out
-/// absorbed nodes. Names are made from the value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is
-/// inserted into a branch lies in that branch; only codes of constants that are read elsewhere too lie where those do.
+/// absorbed nodes. Readers of a value that was quantized before read its dequantized side. Names are made from the
+/// value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is inserted into a branch lies in that branch;
+/// only codes of constants that are read elsewhere too lie where those do.
 ///
 /// ```text
 /// before: x -> Conv(W, b) -> y
@@ -67,6 +69,11 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
     // Sources first, so that names of shared parameters are theirs whatever the order of names.
     values.sort_by_key(|(name, d)| *name != &d.source);
     for (name, decision) in values {
+        if let Some(quantize) = decision.present {
+            join(graph, quantize, name, decision)?;
+            changed += 1;
+            continue;
+        }
         let names = match params.get(&decision.source) {
             Some(names) => names,
             None => {
@@ -191,12 +198,43 @@ impl<'a> Stored<'a> {
 }
 
 /// Takes out a node whose work the quantized range of its output does; its producer writes that output instead.
-fn absorb(graph: &mut Graph, id: crate::model::NodeId) -> Result<()> {
+fn absorb(graph: &mut Graph, id: NodeId) -> Result<()> {
     let Some(node) = graph.node(id) else { return Ok(()) };
     let (input, output) = (node.input[0].clone(), node.output[0].clone());
     let Some((producer, place)) = graph.producer(&input) else { return Ok(()) };
     graph.remove(id);
     graph.edit(producer, |n| n.output[place] = output)
+}
+
+/// Lets readers of a value that is quantized already read its dequantized side: through the DequantizeLinear that is
+/// there, or a new one.
+fn join(graph: &mut Graph, quantize: NodeId, value: &str, decision: &ValueDecision) -> Result<()> {
+    let Some(q) = graph.node(quantize).cloned() else { return Ok(()) };
+    let (Some(codes), params) = (q.output_at(0), q.input.get(1..).unwrap_or_default()) else { return Ok(()) };
+    let mut readers = graph.uses(codes).iter().filter_map(|u| graph.node(u.node));
+    let there = readers.find(|n| Linear::dequantizes(n) && n.input.get(1..) == Some(params));
+    let real = match there.and_then(|n| n.output_at(0)) {
+        Some(real) => real.to_owned(),
+        None => {
+            let real = graph.fresh_name(&format!("{value}_dequantized"));
+            let dq = NodeProto {
+                name: Some(graph.fresh_name(&format!("{value}_DequantizeLinear"))),
+                op_type: Some("DequantizeLinear".to_owned()),
+                domain: q.domain.clone(),
+                input: [&[codes.to_owned()], params].concat(),
+                output: vec![real.clone()],
+                ..Default::default()
+            };
+            graph.insert(At::After(quantize), dq)?;
+            real
+        }
+    };
+    for &at in &decision.readers {
+        if graph.node(at.node).is_some_and(|n| n.input_at(at.slot) == Some(value)) {
+            graph.set_input(at, &real)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a Q/DQ pair on a value.

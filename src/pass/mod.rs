@@ -2,6 +2,7 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod dequantize;
 mod drop_identity;
 mod fold_batch_norm;
 mod fold_constants;
@@ -13,7 +14,7 @@ mod lift_constants;
 mod raise_opset;
 mod refusal;
 #[cfg(test)]
-mod sketch;
+pub(crate) mod sketch;
 mod unique_names;
 mod widen_float16;
 
@@ -22,6 +23,7 @@ use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::{Model, NodeId, Scratch};
 
+pub use dequantize::{DropPairs, Ends, ExpandInteger, FloatLstm, FoldCodes, dequantizing};
 pub use drop_identity::DropIdentity;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;

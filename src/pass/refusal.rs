@@ -1,28 +1,10 @@
 //! Why a pass leaves a node alone.
 
 use super::{Context, Pass};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor};
 
-/// Why a rewrite does not happen.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The node does not fit the rewrite; the reason goes to the report.
-    Skip(String),
-    /// The model is broken; the run stops.
-    Fail(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(e: Error) -> Self {
-        Refusal::Fail(e)
-    }
-}
-
-/// That the node does not fit, for this reason.
-pub(super) fn no<T>(reason: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal::Skip(reason.into()))
-}
+pub(super) use crate::error::{Refusal, no};
 
 /// Counts a rewrite that happened, notes the reason of one that did not.
 pub(super) fn settle(

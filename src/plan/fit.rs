@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::place::{Places, absorbable};
 use super::select::Selection;
-use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, ValueDecision, Verdict, bounds};
+use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Present, ValueDecision, Verdict, bounds};
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
@@ -23,6 +23,7 @@ pub(super) fn fit(
     graph: &Graph,
     ranges: &Chosen,
     policy: &Policy,
+    present: &Present,
     selection: Selection,
     mut places: Places,
 ) -> Result<Plan> {
@@ -34,23 +35,32 @@ pub(super) fn fit(
             continue;
         }
         let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
-        if absorbable(graph, &places, input) == Some(id)
-            && let Some(range) = value_range(graph, ranges, output)
-            && let Some((low, high)) = bounds(graph, id)
-            && saturates_within(&scheme, range.clamp(low, high), low, high)?
-        {
+        if absorbable(graph, &places, present, input) != Some(id) {
+            continue;
+        }
+        let Some((low, high)) = bounds(graph, id) else { continue };
+        let params = match present.quantized.get(output) {
+            Some((_, params)) => params.clone(),
+            None => match value_range(graph, ranges, output) {
+                Some(range) => Some(QuantParams::from_ranges(&scheme, &[range.clamp(low, high)])?),
+                None => None,
+            },
+        };
+        if params.is_some_and(|p| saturates_within(&p, low, high)) {
             places.pairs.remove(input);
             absorbed.insert(id, output.to_owned());
         }
     }
-    fit_values(graph, ranges, &scheme, &selection, &places, &mut plan)?;
+    fit_values(graph, ranges, &scheme, present, &selection, &places, &mut plan)?;
     fit_operands(graph, &scheme, &places, &mut plan)?;
-    fit_weights(graph, policy, &selection, &places, &mut plan)?;
+    fit_weights(graph, policy, present, &selection, &places, &mut plan)?;
     for (id, _) in graph.nodes() {
         let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
             (Verdict::Absorbed, format!("the quantized range of `{output}` cuts off where it does"))
         } else if let Some(rule) = selection.chosen.get(&id) {
             (Verdict::Quantized, quantized_because(rule))
+        } else if let Some(&reason) = present.nodes.get(&id) {
+            (Verdict::Already, reason.to_owned())
         } else {
             (Verdict::Float, selection.float.get(&id).cloned().unwrap_or_default())
         };
@@ -61,11 +71,10 @@ pub(super) fn fit(
 
 /// Whether codes at the ends of the format stand for nothing outside `[low, high]` that a code further in would not
 /// round to: then saturation does what the cut did, to within half a step.
-fn saturates_within(scheme: &Scheme, range: Range, low: f32, high: f32) -> Result<bool> {
-    let params = QuantParams::from_ranges(scheme, &[range])?;
+fn saturates_within(params: &QuantParams, low: f32, high: f32) -> bool {
     let (reach_low, reach_high) = params.reach(0);
     let half = 0.5 * params.scales()[0];
-    Ok(reach_low >= low - half && reach_high <= high + half)
+    reach_low >= low - half && reach_high <= high + half
 }
 
 fn quantized_because(rule: &OpRule) -> String {
@@ -101,6 +110,7 @@ fn fit_values(
     graph: &Graph,
     ranges: &Chosen,
     scheme: &Scheme,
+    present: &Present,
     selection: &Selection,
     places: &Places,
     plan: &mut Plan,
@@ -110,12 +120,25 @@ fn fit_values(
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
     for value in inputs.chain(outputs) {
         let Some(pair) = places.pairs.get(value) else { continue };
+        let (readers, at_output) = (pair.readers.clone(), pair.at_output);
+        if let (Some(_), Some((_, Some(params)))) = (pair.present, present.quantized.get(value)) {
+            let (low, high) = params.reach(0);
+            let (range, source) = (Range::new(low, high).unwrap_or(Range::ZERO), value.to_owned());
+            let (params, reason) = (params.clone(), "quantized already".to_owned());
+            let decision = ValueDecision { params, range, source, readers, at_output, present: pair.present, reason };
+            plan.values.insert(value.to_owned(), decision);
+            continue;
+        }
         let rule = graph.producer(value).and_then(|(id, _)| Some((graph.node(id)?, *selection.chosen.get(&id)?)));
         let passed = rule.filter(|(_, r)| r.role == Role::Pass).and_then(|(n, _)| n.input_at(0));
         let shared = match passed {
-            Some(input) => match plan.values.get(input) {
-                Some(decision) => Some((decision.params.clone(), decision.range, decision.source.clone())),
-                None => match graph.constant(input)? {
+            Some(input) => match (plan.values.get(input), present.dequantized.get(input)) {
+                (Some(decision), _) => Some((decision.params.clone(), decision.range, decision.source.clone())),
+                (None, Some(Some(params))) => {
+                    let (low, high) = params.reach(0);
+                    Some((params.clone(), Range::new(low, high).unwrap_or(Range::ZERO), input.to_owned()))
+                }
+                (None, _) => match graph.constant(input)? {
                     Some(table) => {
                         let range = constant_range(&table)?;
                         Some((QuantParams::from_ranges(scheme, &[range])?, range, input.to_owned()))
@@ -139,8 +162,8 @@ fn fit_values(
                 (QuantParams::from_ranges(scheme, &[range])?, range, value.to_owned(), reason)
             }
         };
-        let (readers, at_output) = (pair.readers.clone(), pair.at_output);
-        plan.values.insert(value.to_owned(), ValueDecision { params, range, source, readers, at_output, reason });
+        let decision = ValueDecision { params, range, source, readers, at_output, present: None, reason };
+        plan.values.insert(value.to_owned(), decision);
     }
     Ok(())
 }
@@ -170,14 +193,26 @@ fn fit_operands(graph: &Graph, scheme: &Scheme, places: &Places, plan: &mut Plan
     Ok(())
 }
 
-fn fit_weights(graph: &Graph, policy: &Policy, selection: &Selection, places: &Places, plan: &mut Plan) -> Result<()> {
+fn fit_weights(
+    graph: &Graph,
+    policy: &Policy,
+    present: &Present,
+    selection: &Selection,
+    places: &Places,
+    plan: &mut Plan,
+) -> Result<()> {
     for &at in &places.weights {
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
         let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
         let mut ranges =
             weight_ranges(&tensor, &scheme, policy.weight_clip).at(|| format!("initializer `{initializer}`"))?;
-        let input = node.input_at(0).and_then(|x| plan.values.get(x)).map(|v| v.params.scales()[0]);
+        let params_of = |x: &str| match (plan.values.get(x), present.dequantized.get(x)) {
+            (Some(value), _) => Some(value.params.scales()[0]),
+            (None, Some(Some(params))) => Some(params.scales()[0]),
+            _ => None,
+        };
+        let input = node.input_at(0).and_then(params_of);
         let bias = rule.bias.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
         let bias = match bias {
             Some((slot, name)) => graph.constant(&name)?.map(|b| (slot, name, b)),

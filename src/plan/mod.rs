@@ -7,6 +7,7 @@
 mod fit;
 mod place;
 mod policy;
+mod present;
 mod select;
 mod weights;
 
@@ -17,6 +18,8 @@ use crate::error::Result;
 use crate::model::{BodyId, Graph, NodeExt, NodeId, Use};
 use crate::number::{QuantParams, Range};
 use crate::rule::{OpRule, Role};
+
+use present::Present;
 
 pub use policy::{Patterns, Policy};
 
@@ -55,6 +58,8 @@ pub enum Verdict {
     WeightOnly,
     /// Computes in float.
     Float,
+    /// Was quantized in the given model, and stays as it is.
+    Already,
 }
 
 /// A Q/DQ pair on a value.
@@ -70,6 +75,8 @@ pub struct ValueDecision {
     pub readers: Vec<Use>,
     /// Whether graph outputs and subgraphs, which hold on to the name, are shown the dequantized value.
     pub at_output: bool,
+    /// The QuantizeLinear of the given model that quantizes the value already: its codes are what the readers get.
+    pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
 }
@@ -100,21 +107,31 @@ impl Plan {
     /// Decides everything about a graph and the bodies in it. The branches of an If are decided like graphs; the bodies
     /// of Loop and Scan stay float, since what changes from turn to turn is not watched.
     ///
+    /// What is quantized already stays: values that come out of DequantizeLinear or go into QuantizeLinear keep their
+    /// parameters, and get no second pair.
+    ///
     /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
-        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy)
+        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy, &Present::default())
     }
 
-    /// Decides with the ranges that were chosen for the values.
-    fn decide_by(graph: &Graph, ranges: &Ranges, chosen: &fit::Chosen, policy: &Policy) -> Result<Plan> {
-        let selection = select::select(graph, ranges, policy)?;
-        let places = place::place(graph, &selection, policy);
-        let mut plan = fit::fit(graph, chosen, policy, selection, places)?;
+    /// Decides with the ranges that were chosen for the values, inside a graph in which that is quantized already.
+    fn decide_by(
+        graph: &Graph,
+        ranges: &Ranges,
+        chosen: &fit::Chosen,
+        policy: &Policy,
+        around: &Present,
+    ) -> Result<Plan> {
+        let present = Present::of(graph, around);
+        let selection = select::select(graph, ranges, policy, &present)?;
+        let places = place::place(graph, &selection, policy, &present);
+        let mut plan = fit::fit(graph, chosen, policy, &present, selection, places)?;
         for id in graph.bodies() {
             let body = graph.body(id)?;
             let inner = match shut(graph, id, ranges) {
                 Some(reason) => Plan::float(&body, &reason)?,
-                None => Plan::decide_by(&body, ranges, chosen, policy)?,
+                None => Plan::decide_by(&body, ranges, chosen, policy, &present)?,
             };
             plan.bodies.insert(id, inner);
         }

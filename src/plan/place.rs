@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Policy, select::Selection};
-use crate::model::{Graph, NodeExt, NodeId, NodeProto, Use};
+use super::{Policy, Present, select::Selection};
+use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Use};
 
 /// Where Q/DQ pairs go.
 pub(super) struct Places {
@@ -18,13 +18,18 @@ pub(super) struct Places {
 pub(super) struct Pair {
     pub readers: Vec<Use>,
     pub at_output: bool,
+    /// The QuantizeLinear that is there already.
+    pub present: Option<NodeId>,
 }
 
 /// Places pairs: on every value that a chosen node reads as data, and on what a chosen node must write as integers.
 ///
 /// Where the producer must write integers, every reader gets the dequantized side, since the float one does not exist
 /// in an integer kernel. Where it may write float, float readers, graph outputs and subgraphs keep the exact value.
-pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy) -> Places {
+///
+/// What comes out of DequantizeLinear needs no pair, and what goes into QuantizeLinear has one: readers of that value
+/// read its dequantized side.
+pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy, present: &Present) -> Places {
     let mut wanted: BTreeMap<String, Vec<Use>> = BTreeMap::new();
     let mut operands = BTreeSet::new();
     let mut weights = BTreeSet::new();
@@ -33,6 +38,9 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy) -> Pl
         for slot in rule.data_slots(node) {
             let Some(name) = node.input_at(slot) else { continue };
             let at = Use { node: id, slot };
+            if present.dequantized.contains_key(name) {
+                continue;
+            }
             if graph.initializer(name).is_none() {
                 wanted.entry(name.to_owned()).or_default().push(at);
             } else if rule.weight_slot() == Some(slot) {
@@ -49,14 +57,20 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy) -> Pl
     }
     let pairs = wanted
         .into_iter()
-        .map(|(value, readers)| {
+        .filter_map(|(value, readers)| {
             let integers = graph.producer(&value).is_some_and(|(id, _)| {
                 selection.chosen.contains_key(&id)
                     && graph.node(id).is_some_and(|n| must_write_integers(graph, n, policy))
             });
             let readers = if integers { graph.uses(&value).to_vec() } else { readers };
-            let at_output = integers && (graph.is_output(&value) || !graph.captured_by(&value).is_empty());
-            (value, Pair { readers, at_output })
+            let Some((quantize, params)) = present.quantized.get(&value) else {
+                let at_output = integers && (graph.is_output(&value) || !graph.captured_by(&value).is_empty());
+                return Some((value, Pair { readers, at_output, present: None }));
+            };
+            let floats = |u: &Use| graph.node(u.node).is_some_and(|n| !Linear::quantizes(n));
+            let readers: Vec<Use> = readers.into_iter().filter(floats).collect();
+            let wanted = params.is_some() && !readers.is_empty();
+            wanted.then_some((value, Pair { readers, at_output: false, present: Some(*quantize) }))
         })
         .collect();
     Places { pairs, operands, weights }
@@ -70,10 +84,14 @@ fn must_write_integers(graph: &Graph, node: &NodeProto, policy: &Policy) -> bool
 }
 
 /// The ReLU or Clip behind `value` that the pair on its output can replace: it is the only reader, and everything
-/// that reads its output reads the dequantized side.
-pub(super) fn absorbable(graph: &Graph, places: &Places, value: &str) -> Option<NodeId> {
+/// that reads its output reads the dequantized side, or is the one QuantizeLinear that was there before.
+pub(super) fn absorbable(graph: &Graph, places: &Places, present: &Present, value: &str) -> Option<NodeId> {
     let bound = super::bound_behind(graph, value)?;
     let output = graph.node(bound)?.output_at(0)?;
+    if present.quantized.contains_key(output) {
+        let one = graph.uses(output).len() == 1 && present.goes_into_codes_only(graph, output);
+        return one.then_some(bound);
+    }
     let pair = places.pairs.get(output)?;
     let all = pair.readers.len() == graph.uses(output).len();
     (all && (pair.at_output || !graph.is_pinned(output))).then_some(bound)

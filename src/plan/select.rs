@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use super::Policy;
+use super::{Policy, Present};
 use crate::calibrate::Ranges;
 use crate::error::Result;
-use crate::model::{Graph, NodeExt, NodeId, NodeProto, Tensor};
+use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Tensor};
 use crate::number::min_max;
 use crate::rule::{OpRule, Role};
 
@@ -33,11 +33,11 @@ impl Selection {
 /// What computes is chosen wherever its operands are known. Glue and what passes values on is chosen only between
 /// quantized neighbours: all its inputs must come out of chosen nodes that write integers, and an integer reader must
 /// want the result. Otherwise it would only add rounding.
-pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Selection> {
+pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy, present: &Present) -> Result<Selection> {
     let masks = masked(graph, ranges);
     let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new() };
-    for (id, node) in graph.nodes() {
-        match refusal(graph, ranges, policy, node, &masks, id) {
+    for (id, node) in graph.nodes().filter(|(id, _)| !present.nodes.contains_key(id)) {
+        match refusal(graph, ranges, policy, present, node, &masks, id) {
             None => s.chosen.extend(OpRule::of(node).map(|r| (id, r))),
             Some(reason) => drop(s.float.insert(id, reason)),
         }
@@ -46,7 +46,7 @@ pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<
     let mut queue: VecDeque<NodeId> = s.chosen.keys().copied().collect();
     while let Some(id) = queue.pop_front() {
         let Some(rule) = s.chosen.get(&id) else { continue };
-        let Some(reason) = misfit(graph, policy, &s, id, rule) else { continue };
+        let Some(reason) = misfit(graph, policy, present, &s, id, rule) else { continue };
         s.drop(id, reason);
         let Some(node) = graph.node(id) else { continue };
         queue.extend(node.input.iter().filter_map(|i| graph.producer(i)).map(|(id, _)| id));
@@ -60,6 +60,7 @@ fn refusal(
     graph: &Graph,
     ranges: &Ranges,
     policy: &Policy,
+    present: &Present,
     node: &NodeProto,
     masks: &HashSet<NodeId>,
     id: NodeId,
@@ -97,6 +98,16 @@ fn refusal(
                 return Some(format!("the range of `{name}` is too wide ({min:e} to {max:e})"));
             }
             continue;
+        }
+        match (present.dequantized.get(name), present.quantized.get(name)) {
+            (Some(Some(_)), _) => continue,
+            (Some(None), _) => {
+                return Some(format!("`{name}` comes out of DequantizeLinear, and not by one constant scale"));
+            }
+            (None, Some((_, None))) => {
+                return Some(format!("`{name}` goes into QuantizeLinear, and not by one constant scale"));
+            }
+            _ => {}
         }
         // What is passed on was looked at where it came from.
         if rule.role == Role::Pass {
@@ -171,7 +182,14 @@ fn masked(graph: &Graph, ranges: &Ranges) -> HashSet<NodeId> {
 }
 
 /// Why a chosen node has no place between quantized neighbours.
-fn misfit(graph: &Graph, policy: &Policy, s: &Selection, id: NodeId, rule: &OpRule) -> Option<String> {
+fn misfit(
+    graph: &Graph,
+    policy: &Policy,
+    present: &Present,
+    s: &Selection,
+    id: NodeId,
+    rule: &OpRule,
+) -> Option<String> {
     let node = graph.node(id)?;
     match rule.role {
         Role::Glue | Role::Pass | Role::Bound => {}
@@ -181,7 +199,7 @@ fn misfit(graph: &Graph, policy: &Policy, s: &Selection, id: NodeId, rule: &OpRu
     let table = node.is("Gather") && inputs.first().is_some_and(|n| graph.initializer(n).is_some());
     let mut activations = inputs.iter().filter(|n| graph.initializer(n).is_none());
     let behind_compute = rule.role == Role::Bound;
-    if let Some(name) = activations.find(|n| !writes_integers(graph, policy, s, n, behind_compute)) {
+    if let Some(name) = activations.find(|n| !writes_integers(graph, policy, present, s, n, behind_compute)) {
         return Some(format!("its input `{name}` is float"));
     }
     if inputs.iter().all(|n| graph.initializer(n).is_some()) && !table {
@@ -191,15 +209,28 @@ fn misfit(graph: &Graph, policy: &Policy, s: &Selection, id: NodeId, rule: &OpRu
     (!wanted && !table).then(|| "no quantized node reads its output".into())
 }
 
-/// Whether the value comes out of a chosen node as integers. A ReLU or Clip may also stand right behind a node that
+/// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand right behind a node that
 /// could write float: the two become one.
-fn writes_integers(graph: &Graph, policy: &Policy, s: &Selection, value: &str, behind_compute: bool) -> bool {
+fn writes_integers(
+    graph: &Graph,
+    policy: &Policy,
+    present: &Present,
+    s: &Selection,
+    value: &str,
+    behind_compute: bool,
+) -> bool {
+    if present.dequantized.contains_key(value) {
+        return true;
+    }
     let Some((producer, _)) = graph.producer(value) else { return false };
     let Some(node) = graph.node(producer) else { return false };
     s.chosen.contains_key(&producer) && (behind_compute || !policy.target.float_output.contains(&node.op_type()))
 }
 
 fn reads_integers(s: &Selection, graph: &Graph, at: crate::model::Use) -> bool {
-    let Some(rule) = s.chosen.get(&at.node) else { return false };
-    graph.node(at.node).is_some_and(|n| rule.data_slots(n).any(|slot| slot == at.slot))
+    let Some(node) = graph.node(at.node) else { return false };
+    match s.chosen.get(&at.node) {
+        Some(rule) => rule.data_slots(node).any(|slot| slot == at.slot),
+        None => Linear::quantizes(node) && at.slot == 0,
+    }
 }

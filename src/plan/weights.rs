@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::fit::weight_ranges;
-use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Verdict};
+use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Present, Verdict};
 use crate::error::{Place, Result};
 use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, dtype_name, release};
 use crate::number::QuantParams;
@@ -17,7 +17,12 @@ impl Plan {
     pub fn of_weights(graph: &Graph, policy: &Policy) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut wanted = Vec::new();
+        let present = Present::of(graph, &Present::default());
         for (id, node) in graph.nodes() {
+            if let Some(&reason) = present.nodes.get(&id) {
+                plan.nodes.push(NodeDecision { node: id, verdict: Verdict::Already, reason: reason.to_owned() });
+                continue;
+            }
             match weight_of(graph, policy, node) {
                 Ok(at) => wanted.push((id, Use { node: id, slot: at })),
                 Err(reason) => plan.nodes.push(float(id, reason)),

@@ -65,11 +65,13 @@ pub struct Counts {
     pub weight_only: usize,
     /// Nodes that compute in float.
     pub float: usize,
+    /// Nodes that were quantized before.
+    pub already: usize,
     /// Constants stored as codes: weights and operands.
     pub constants: usize,
     /// Biases stored as int32.
     pub biases: usize,
-    /// Values with a Q/DQ pair.
+    /// Values with a new Q/DQ pair.
     pub pairs: usize,
 }
 
@@ -80,7 +82,7 @@ pub struct NodeRow {
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// `quantized`, `absorbed`, `weight-only` or `float`.
+    /// `quantized`, `absorbed`, `weight-only`, `float`, or `already`: quantized before.
     pub verdict: &'static str,
     /// Why.
     pub reason: String,
@@ -104,15 +106,17 @@ pub(super) fn count(plan: &Plan) -> Counts {
         absorbed: with(Verdict::Absorbed),
         weight_only: with(Verdict::WeightOnly),
         float: with(Verdict::Float),
+        already: with(Verdict::Already),
         constants: plan.constants.len() - biases,
         biases,
-        pairs: plan.values.len(),
+        pairs: plan.values.values().filter(|v| v.present.is_none()).count(),
     };
     for inner in plan.bodies.values().map(count) {
         counts.quantized += inner.quantized;
         counts.absorbed += inner.absorbed;
         counts.weight_only += inner.weight_only;
         counts.float += inner.float;
+        counts.already += inner.already;
         counts.constants += inner.constants;
         counts.biases += inner.biases;
         counts.pairs += inner.pairs;
@@ -130,6 +134,7 @@ pub(super) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
             Verdict::Absorbed => "absorbed",
             Verdict::WeightOnly => "weight-only",
             Verdict::Float => "float",
+            Verdict::Already => "already",
         };
         rows.push(NodeRow { node: graph.path(node), operator: node.operator(), verdict, reason: d.reason.clone() });
         for (&id, inner) in plan.bodies.iter().filter(|(id, _)| id.node == d.node) {

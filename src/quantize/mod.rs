@@ -11,7 +11,7 @@ use crate::calibrate::{Keep, Ranges, RangesFile, calibrate};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Linear, Model, fingerprint};
+use crate::model::{Model, fingerprint};
 use crate::pass::{self, Context, InlineFunctions, Insert};
 use crate::plan::{Plan, Policy, watch_list};
 use crate::sample::Samples;
@@ -46,23 +46,24 @@ pub struct Quantized {
 }
 
 /// Measures stages one after the other.
-struct Clock<'a> {
+pub(crate) struct Clock<'a> {
     events: &'a dyn Events,
     stages: Vec<Stage>,
     since: Instant,
 }
 
 impl<'a> Clock<'a> {
-    fn new(events: &'a dyn Events) -> Clock<'a> {
+    pub(crate) fn new(events: &'a dyn Events) -> Clock<'a> {
         Clock { events, stages: Vec::new(), since: Instant::now() }
     }
 
-    fn finish(mut self) -> Vec<Stage> {
+    /// The stages, the last one ended.
+    pub(crate) fn finish(mut self) -> Vec<Stage> {
         self.close();
         self.stages
     }
 
-    fn stage(&mut self, name: &'static str) {
+    pub(crate) fn stage(&mut self, name: &'static str) {
         self.close();
         self.events.stage(name);
         self.stages.push(Stage { name, seconds: 0.0 });
@@ -78,17 +79,18 @@ impl<'a> Clock<'a> {
 }
 
 /// Keeps warnings for the report and hands them on.
-struct Listening<'a> {
+pub(crate) struct Listening<'a> {
     inner: &'a dyn Events,
     warnings: std::sync::Mutex<Vec<String>>,
 }
 
 impl<'a> Listening<'a> {
-    fn new(inner: &'a dyn Events) -> Listening<'a> {
+    pub(crate) fn new(inner: &'a dyn Events) -> Listening<'a> {
         Listening { inner, warnings: Default::default() }
     }
 
-    fn into_warnings(self) -> Vec<String> {
+    /// What was warned of.
+    pub(crate) fn into_warnings(self) -> Vec<String> {
         self.warnings.into_inner().unwrap_or_default()
     }
 }
@@ -120,6 +122,8 @@ pub enum Source<'a> {
 }
 
 /// Quantizes a model: prepares, calibrates, plans, inserts, and verifies by running both models.
+///
+/// What is quantized in the model already stays as it is, and the rest is quantized.
 ///
 /// `model` is not changed. Errors when the model holds operators that cannot be raised to the opset that the
 /// emitted nodes need, cannot be run by the engine, when samples do not fit it, and when nothing in it can be quantized.
@@ -235,7 +239,7 @@ pub fn quantize_from(
 
 /// The model as whoever opens the file gets it, which shares the file's bytes. One that does not fit a single file
 /// stays as it is.
-fn read_back(model: Model) -> Result<Model> {
+pub(crate) fn read_back(model: Model) -> Result<Model> {
     match model.to_bytes() {
         Ok(bytes) => Model::from_bytes(bytes.into()).at(|| "reading the written model back".to_owned()),
         Err(_) => Ok(model),
@@ -256,10 +260,6 @@ fn check_patterns(model: &Model, policy: &Policy, events: &dyn Events) -> Result
 
 /// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
 pub fn prepare(model: &mut Model, opset: i64, cx: &mut Context<'_>) -> Result<()> {
-    if model.graph.nodes().any(|(_, n)| Linear::quantizes(n) || Linear::dequantizes(n)) {
-        return Err(Error::new(ErrorKind::Unsupported, "the model is quantized already: it holds Q/DQ nodes")
-            .hint("give the float model it was made from"));
-    }
     for pass in pass::exact(opset) {
         pass::run(pass.as_ref(), model, cx)?;
     }
@@ -313,6 +313,12 @@ fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
         }
     }
     reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let already = nodes.iter().filter(|n| n.verdict == "already").count();
+    if already > 0 {
+        let what = format!("what can be quantized in the model is quantized already: {already} of its nodes");
+        return Error::new(ErrorKind::Unsupported, what)
+            .hint("to quantize it otherwise, turn it back to float first: `qdq dequantize`");
+    }
     let list: Vec<String> = reasons.iter().take(5).map(|(t, n)| format!("{n} x {t}")).collect();
     Error::new(ErrorKind::Unsupported, format!("nothing in the model can be quantized ({})", list.join("; ")))
         .hint("`qdq inspect` lists the model's layers")

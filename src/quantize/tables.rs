@@ -63,15 +63,20 @@ impl Report {
             t.fact("split", s.in_words());
         }
         let c = &self.counts;
+        let already = match c.already {
+            0 => String::new(),
+            n => format!(", {n} quantized before and left as they are"),
+        };
         match c.weight_only {
             0 => {
                 let Counts { quantized, absorbed, float, .. } = c;
-                t.fact("nodes", format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float"));
+                let nodes = format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float");
+                t.fact("nodes", nodes + &already);
                 t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
                 t.fact("Q/DQ pairs", c.pairs.to_string());
             }
             n => {
-                t.fact("nodes", format!("{n} with a quantized weight, {} float", c.float));
+                t.fact("nodes", format!("{n} with a quantized weight, {} float", c.float) + &already);
                 t.fact("stored as codes", format!("{} weights", c.constants));
             }
         }
@@ -88,22 +93,22 @@ impl Report {
     }
 
     fn operators(&self) -> Table {
-        let weights = self.counts.weight_only > 0;
-        let columns = if weights { &["weight-only", "float"][..] } else { &["quantized", "absorbed", "float"] };
-        let mut t = Table::new(
-            "Nodes",
-            [vec![Column::left("operator")], columns.iter().map(|c| Column::right(c)).collect()].concat(),
-        );
-        let mut counts: Vec<(&str, [u64; 3])> = Vec::new();
+        let mut columns = match self.counts.weight_only {
+            0 => vec!["quantized", "absorbed", "float"],
+            _ => vec!["weight-only", "float"],
+        };
+        columns.extend((self.counts.already > 0).then_some("already"));
+        let heads = columns.iter().map(|c| Column::right(c));
+        let mut t = Table::new("Nodes", std::iter::once(Column::left("operator")).chain(heads).collect());
+        let mut counts: Vec<(&str, Vec<u64>)> = Vec::new();
         for node in &self.nodes {
             let Some(column) = columns.iter().position(|c| *c == node.verdict) else { continue };
             match counts.iter_mut().find(|(op, _)| *op == node.operator) {
                 Some((_, n)) => n[column] += 1,
                 None => {
-                    counts.push((&node.operator, [0; 3]));
-                    if let Some((_, n)) = counts.last_mut() {
-                        n[column] = 1;
-                    }
+                    let mut n = vec![0; columns.len()];
+                    n[column] = 1;
+                    counts.push((&node.operator, n));
                 }
             }
         }
@@ -111,9 +116,7 @@ impl Report {
         let cell = |n: u64| if n == 0 { Cell::None } else { Cell::Count(n) };
         t.rows = counts
             .into_iter()
-            .map(|(op, n)| {
-                [vec![Cell::Text(op.to_owned())], n.iter().take(columns.len()).map(|&n| cell(n)).collect()].concat()
-            })
+            .map(|(op, n)| std::iter::once(Cell::Text(op.to_owned())).chain(n.into_iter().map(cell)).collect())
             .collect();
         t
     }

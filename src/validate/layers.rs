@@ -7,9 +7,11 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner, spread};
-use crate::model::{DataType, Linear, Model, NodeExt, Tensor, ValueInfoProto};
+use crate::integer::expand;
+use crate::model::{DataType, Graph, Linear, Model, NodeExt, Tensor, ValueInfoProto};
 use crate::number::{Drift, fake_quantize};
 use crate::proto::{TypeProto, type_proto};
+use crate::rule::{OpRule, Role};
 use crate::sample::Samples;
 
 /// Drift of one layer's output, over all samples.
@@ -33,6 +35,8 @@ struct Shared {
     value: String,
     /// What the quantized model makes of it when it runs alone.
     dequantized: String,
+    /// The value of the float model that it stands beside.
+    reference: String,
     /// The name of what the layer made, in the model that is cut at every shared value.
     local: String,
     /// The rounding that follows.
@@ -54,9 +58,13 @@ pub fn compare_layers(
     executor: &dyn Executor,
     events: &dyn Events,
 ) -> Result<Vec<LayerDrift>> {
+    // Operators on codes have no value in common with the float model; the float operators that they stand for have.
+    let mut quantized = quantized.clone();
+    expand(&mut quantized, &mut |_, _, _| {})?;
+    let quantized = &quantized;
     let mut shared = shared_values(float, quantized)?;
     // Only values that the engine calls float come back: a first sample tells which.
-    let names: Vec<String> = shared.iter().map(|s| s.value.clone()).collect();
+    let names: Vec<String> = shared.iter().map(|s| s.reference.clone()).collect();
     let reference = Runner::new(executor, float, names)?;
     let mut float_values = HashSet::new();
     if let Some(&first) = picks.first() {
@@ -69,7 +77,7 @@ pub fn compare_layers(
     shared.retain(|_| place.next().is_some_and(|i: usize| float_values.contains(&i)));
 
     let cut = cut(quantized, &mut shared)?;
-    let names: Vec<String> = shared.iter().map(|s| s.value.clone()).collect();
+    let names: Vec<String> = shared.iter().map(|s| s.reference.clone()).collect();
     let reference = Runner::new(executor, float, names)?;
     let whole = Runner::new(executor, quantized, shared.iter().map(|s| s.dequantized.clone()).collect())?;
     let alone = Runner::new(executor, &cut, shared.iter().map(|s| s.local.clone()).collect())?;
@@ -160,6 +168,7 @@ fn shared_values(float: &Model, quantized: &Model) -> Result<Vec<Shared>> {
             let name = if node.name().is_empty() { output } else { node.name() };
             found.push(Shared {
                 value: value.to_owned(),
+                reference: behind_bounds(&float.graph, graph, value).to_owned(),
                 dequantized: real.unwrap_or(output).to_owned(),
                 local: String::new(),
                 rounding,
@@ -169,6 +178,19 @@ fn shared_values(float: &Model, quantized: &Model) -> Result<Vec<Shared>> {
         }
     }
     Ok(found)
+}
+
+/// What comes out of the ReLU and Clip behind a value of the float model that the quantized one has in its ranges only.
+fn behind_bounds<'a>(float: &'a Graph, quantized: &Graph, value: &'a str) -> &'a str {
+    let mut value = value;
+    loop {
+        let bound = float.only_use(value).filter(|u| u.slot == 0).and_then(|u| float.node(u.node));
+        let bound = bound.filter(|n| OpRule::of(n).is_some_and(|r| r.role == Role::Bound));
+        match bound.and_then(|n| n.output_at(0)) {
+            Some(output) if quantized.producer(output).is_none() => value = output,
+            _ => return value,
+        }
+    }
 }
 
 /// The quantized model cut at every shared value: readers get it as an input of the model, and what the layer makes

@@ -1,0 +1,18 @@
+//! Operators that compute on codes: which there are, as data, and what they stand for.
+//!
+//! [`OPERATORS`] is the table. [`expand`] rewrites each of them into the float operator between DequantizeLinear and
+//! QuantizeLinear, which computes the same up to the order of rounding: that is how engines run them, and the first
+//! step back to float.
+
+mod expand;
+mod form;
+mod lift;
+mod packed;
+mod source;
+mod sums;
+mod table;
+
+pub use expand::expand;
+pub use source::{Source, code_type, moves, source};
+pub use sums::scaling_nodes;
+pub use table::{IntegerOp, OPERATORS, Operand, Operands, Output, Style, computes_on_codes, handles_codes};
