@@ -135,7 +135,7 @@ fn calibrate_refuses_what_makes_no_sense() {
         .is_error_with_hint("none of the 2 samples");
     desk.calibrate("r.json", &["--samples", "2"]);
     run(&["calibrate", DIGITS, "--data", CALIB, "-o", &out]).is_error_with_hint("exists");
-    run(&["calibrate", DIGITS, "--data", CALIB, "-o", DIGITS, "--force"]).is_error_with_hint("float model itself");
+    run(&["calibrate", DIGITS, "--data", CALIB, "-o", DIGITS, "--force"]).is_error_with_hint("given model itself");
     assert_eq!(bytes_of(DIGITS).len(), std::fs::metadata(DIGITS).unwrap().len() as usize);
     let quantize =
         |more: &[&str]| run(&[&["quantize", DIGITS, "--data", CALIB, "-o", &desk.path("o.onnx")], more].concat());
