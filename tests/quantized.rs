@@ -153,6 +153,8 @@ fn dequantized_models_are_float_and_as_close_to_the_original_as_before() {
             assert_eq!((&made.report.left[..], quantization(&float).unwrap()), (&[][..], None), "{}", case.label());
             assert_eq!(float.graph.outputs(), model.graph.outputs());
             assert_eq!(float.graph.inputs(), model.graph.inputs());
+            let findings = qdq::check::check(&float.to_proto(), None);
+            assert_eq!(findings.errors, 0, "{}: {findings:?}", case.label());
             let after = sqnr(&reference, &outputs(&float, samples.as_ref()));
             for (after, before) in after.iter().zip(&before) {
                 assert!(after >= before, "{} {ends:?}: {after} dB, before {before} dB", case.label());
