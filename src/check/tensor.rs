@@ -96,10 +96,12 @@ impl<'m> Checker<'m> {
             );
             return self.add(&rules::TENSOR_SIZE, place, why);
         }
+        // Six bits an element: four elements fill three bytes.
+        let used = elements % 4 * 6 % 8;
         if let Some(last) = t.raw_data.as_ref().and_then(|raw| raw.last())
             && six_bits(dtype)
-            && elements * 6 % 8 != 0
-            && last >> (elements * 6 % 8) != 0
+            && used != 0
+            && last >> used != 0
         {
             self.add(&rules::TENSOR_DATA, place, format!("the bits behind the last {name} are not zero"));
         }
