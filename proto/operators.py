@@ -113,7 +113,9 @@ for domain in sorted(newest):
             lines.append(f" {since} {' ; '.join(shown)}".rstrip())
             before = schema, now
 
-print("# Every operator of ONNX in every version, as src/schema/mod.rs says. Written by proto/operators.py: do not edit.")
+print(
+    "# Every operator of ONNX in every version, as src/schema/mod.rs says. Written by proto/operators.py: do not edit."
+)
 for types, number in sets.items():
     print(f"types {number} {types}")
 print("\n".join(lines))

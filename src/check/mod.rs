@@ -1,8 +1,8 @@
 //! The rules of ONNX as a check of a model: [`check`] lists every place where one is broken.
 //!
 //! It looks at the message as it was decoded, so that it can speak of models that [`Model::read`] refuses.
-//! The rules of names are those of [`Graph::check`](crate::model::Graph::check), from the same [`Names`](crate::model::Names); what operators
-//! take is [`schema`](crate::schema).
+//! The rules of names are those of [`Graph::check`](crate::model::Graph::check), from the same
+//! [`Names`](crate::model::Names); what operators take is [`schema`](crate::schema).
 //!
 //! # Rules
 //!
@@ -18,9 +18,9 @@
 //! | functions | `function`, `function-cycle`, `function-opset`, `call` |
 //! | quantization | `scale`, `quantization-parameters`, `zero-point` |
 //!
-//! Warnings are allowed, and seldom meant: `scalar-scale`, `runtime`, `import-twice`, `newer`, `experimental`, `domain-spelling`,
-//! `node-name`, `output-twice`, `dimension`, `unused-initializer`, `unused-node`, `unused-functions`, `not-finite`,
-//! `link`.
+//! Warnings are allowed, and seldom meant: `scalar-scale`, `runtime`, `import-twice`, `newer`, `experimental`,
+//! `domain-spelling`, `node-name`, `output-twice`, `dimension`, `unused-initializer`, `unused-node`, `unused-functions`,
+//! `not-finite`, `link`.
 //!
 //! # Beside `onnx.checker`
 //!
@@ -55,12 +55,12 @@
 //! | attributes in subgraphs with a value and a `ref_attr_name` that is empty | the empty name refers to nothing |
 //! | more than 10,000 functions | the specification has no limit |
 //!
-//! Where a domain is imported twice (`import-twice`), the checker takes the version that stands last, and this the highest,
-//! as the specification says.
+//! Where a domain is imported twice (`import-twice`), the checker takes the version that stands last, and this the
+//! highest, as the specification says.
 //!
 //! The checker of `onnx` 1.17.0 knows IR versions up to 10 and opsets up to 22, does not look at sizes of data, negative
-//! dimensions, links, recursive functions or two functions of a name, and does not know a domain that is imported as
-//! `ai.onnx`.
+//! dimensions, links, opaque types, recursive functions or two functions of a name, and does not know a domain that is
+//! imported as `ai.onnx`.
 
 mod attribute;
 mod function;

@@ -9,7 +9,8 @@ use crate::model::ModelProto;
 use crate::proto::{OperatorSetIdProto, Version};
 use crate::schema;
 
-/// The opsets of ONNX's own domain that ONNX Runtime 1.31 reads: it promises nothing below 7, and refuses those past 26.
+/// The opsets of ONNX's own domain that ONNX Runtime 1.31 reads: it promises nothing below 7, and refuses those above
+/// 26.
 const RUNTIME_OPSETS: RangeInclusive<i64> = 7..=26;
 /// The newest IR version that ONNX Runtime 1.31 reads.
 const RUNTIME_IR: i64 = 13;

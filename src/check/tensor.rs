@@ -53,7 +53,7 @@ impl<'m> Checker<'m> {
 
     /// Holds the data in the message against type and shape.
     fn data(&mut self, t: &TensorProto, dtype: DataType, elements: u64, fields: &[&'static str], place: &Place<'_>) {
-        let name = dtype_name(dtype);
+        let name = name_of(dtype);
         match fields {
             [] if elements == 0 => return,
             [] => {
@@ -96,10 +96,12 @@ impl<'m> Checker<'m> {
             );
             return self.add(&rules::TENSOR_SIZE, place, why);
         }
+        // Six bits an element: four elements fill three bytes.
+        let used = elements % 4 * 6 % 8;
         if let Some(last) = t.raw_data.as_ref().and_then(|raw| raw.last())
             && six_bits(dtype)
-            && !(elements * 6).is_multiple_of(8)
-            && last >> (elements * 6 % 8) != 0
+            && used != 0
+            && last >> used != 0
         {
             self.add(&rules::TENSOR_DATA, place, format!("the bits behind the last {name} are not zero"));
         }
@@ -119,14 +121,14 @@ impl<'m> Checker<'m> {
         self.links(t, place);
         let Some((dtype, elements)) = dtype.zip(elements) else { return };
         let Some(bits) = bits(dtype) else {
-            let name = dtype_name(dtype);
+            let name = name_of(dtype);
             return self.add(&rules::TENSOR_DATA, place, format!("{name} cannot be stored in another file"));
         };
         let wanted = (u128::from(elements) * u128::from(bits)).div_ceil(8);
         if wanted == bytes.len() as u128 {
             return self.finite(t, dtype, Some(bytes), place);
         }
-        let (name, found) = (dtype_name(dtype), bytes.len());
+        let (name, found) = (name_of(dtype), bytes.len());
         let why = format!(
             "the tensor has {found} bytes in another file, and {name} of shape {:?} needs {wanted}",
             Shape(&t.dims)
@@ -277,6 +279,11 @@ fn bits(dtype: DataType) -> Option<u32> {
         DataType::Float6e2m3 | DataType::Float6e3m2 => 6,
         other => width(other)? as u32 * 8,
     })
+}
+
+/// An element type, as messages name it.
+fn name_of(dtype: DataType) -> String {
+    dtype_name(dtype).to_lowercase()
 }
 
 fn six_bits(dtype: DataType) -> bool {

@@ -428,14 +428,14 @@ const CASES: &[Case] = &[
         "type: mm: input `w` is tensor(int4), and `B` of `MatMul` of opset 13 takes tensor(float), as other inputs of type T are",
     ]),
     (|m| *tensor(m, "w") = packed(DataType::Int4, 7, 3), &[
-        "tensor-size: w: the tensor has 3 bytes in `raw_data`, and INT4 of shape [7] needs 4",
+        "tensor-size: w: the tensor has 3 bytes in `raw_data`, and int4 of shape [7] needs 4",
         "type: mm: input `w` is tensor(int4), and `B` of `MatMul` of opset 13 takes tensor(float), as other inputs of type T are",
     ]),
     (|m| *tensor(m, "w") = packed(DataType::Float6e2m3, 4, 3), &[
         "type: mm: input `w` is tensor(float6e2m3), and `B` of `MatMul` of opset 13 takes tensor(float), as other inputs of type T are",
     ]),
     (|m| *tensor(m, "w") = packed(DataType::Float6e2m3, 3, 3), &[
-        "tensor-data: w: the bits behind the last FLOAT6E2M3 are not zero",
+        "tensor-data: w: the bits behind the last float6e2m3 are not zero",
         "type: mm: input `w` is tensor(float6e2m3), and `B` of `MatMul` of opset 13 takes tensor(float), as other inputs of type T are",
     ]),
     (|m| *tensor(m, "w") = TensorProto { raw_data: floats("", &[3, 4]).raw_data, ..external("w") }, &[
