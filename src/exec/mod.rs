@@ -3,6 +3,8 @@
 //! The engine is never asked to understand a number format: before a model reaches it, [`lower`] turns what is
 //! quantized into float constants and fake quantization by our own kernels.
 
+#[cfg(feature = "tract")]
+mod culprit;
 mod lower;
 mod runner;
 mod spread;
