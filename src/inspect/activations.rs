@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::calibrate::calibrate;
+use crate::calibrate::{Keep, calibrate};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Graph, Model, NodeExt};
+use crate::number::{Format, Granularity, Grid, Scheme};
+use crate::observe::{Density, Method, Profile};
 use crate::pass::{self, Context, InlineFunctions, Pass, UniqueNames};
 use crate::sample::Samples;
 
@@ -29,7 +32,32 @@ pub struct ActivationRow {
     pub max: Option<f32>,
     /// How many numbers were NaN or infinite.
     pub non_finite: u64,
+    /// 99.9 % of the magnitudes are no larger; `None` if there was no number.
+    pub magnitude_999: Option<f32>,
+    /// Pearson's kurtosis: 3 for a Gauss distribution, more where few numbers are far out. `None` if all are equal.
+    pub kurtosis: Option<f64>,
+    /// What each method makes of it, in the order of [`Method::ALL`]; those that are told a number, with the one in that
+    /// list. Empty if there was no number.
+    pub ranges: Vec<MethodRange>,
 }
+
+/// The range that a method chooses, and what it costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MethodRange {
+    /// The method.
+    pub method: String,
+    /// The lower end.
+    pub min: f32,
+    /// The upper end.
+    pub max: f32,
+    /// SQNR in dB after rounding to this range in affine uint8, as the histogram predicts it; infinite if nothing is
+    /// lost.
+    pub sqnr_db: f64,
+}
+
+/// In what activations are judged.
+const UINT8: Scheme =
+    Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
 
 /// A value that may be an activation.
 struct Candidate {
@@ -62,20 +90,37 @@ pub fn activations(
     let runner = Runner::new(executor, &model, values.iter().map(|c| c.value.clone()).collect())?;
     events.stage("run samples");
     let picks: Vec<usize> = (0..samples.len()).collect();
-    let ranges = calibrate(&runner, samples, &picks, events)?;
-    let row = |c: Candidate| {
+    let ranges = calibrate(&runner, samples, &picks, Keep::Profile, events)?;
+    let row = |c: &Candidate| {
         let stats = ranges.get(&c.value)?;
+        let seen = stats.profile.as_ref().filter(|p| p.histogram.finite() > 0);
         Some(ActivationRow {
             shape: stats.shape.clone(),
             min: stats.min,
             max: stats.max,
             non_finite: stats.non_finite,
-            value: c.value,
-            node: c.node,
-            operator: c.operator,
+            magnitude_999: seen.and_then(|p| {
+                let magnitudes = Scheme { symmetric: true, ..UINT8 };
+                Some(Method::Percentile(99.9).range(p, &magnitudes)?.magnitude())
+            }),
+            kurtosis: seen.map(|p| p.histogram.moments()).filter(|m| m.std > 0.0).map(|m| m.kurtosis),
+            ranges: seen.map(by_method).unwrap_or_default(),
+            value: c.value.clone(),
+            node: c.node.clone(),
+            operator: c.operator.clone(),
         })
     };
-    Ok(values.into_iter().filter_map(row).collect())
+    Ok(values.par_iter().filter_map(row).collect())
+}
+
+fn by_method(seen: &Profile) -> Vec<MethodRange> {
+    let density = Density::of(&seen.histogram);
+    let one = |method: Method| {
+        let range = method.range(seen, &UINT8)?;
+        let sqnr_db = density.sqnr(Grid::fit(&UINT8, range));
+        Some(MethodRange { method: method.to_string(), min: range.min(), max: range.max(), sqnr_db })
+    };
+    Method::ALL.into_iter().filter_map(one).collect()
 }
 
 /// Adds what the nodes of a graph make, and those in the branches of its Ifs.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::external::External;
 use super::graph::Part;
@@ -51,6 +52,18 @@ impl Model {
         Ok(model)
     }
 
+    /// Reads the message of a model file as it stands: nothing in it is checked, and data in other files stay there.
+    ///
+    /// Errors when the file is missing, a directory, empty, truncated or not an ONNX model.
+    pub fn read_proto(path: &Path) -> Result<ModelProto> {
+        let place = || format!("`{}`", path.display());
+        let proto = map(path).and_then(|bytes| ModelProto::decode(bytes).map_err(not_onnx)).at(place)?;
+        if proto.graph.is_none() && proto.ir_version.is_none() {
+            return Err(no_model()).at(place);
+        }
+        Ok(proto)
+    }
+
     /// A model from the bytes of a file without external data. Errors as [`Model::read`].
     pub fn from_bytes(bytes: Bytes) -> Result<Model> {
         Model::decode(bytes, &mut External::none())
@@ -73,7 +86,7 @@ impl Model {
         }
         let mut rest = Kept::<ModelProto>::read(others.into()).map_err(not_onnx).at(place)?;
         if graphs.is_empty() && rest.ir_version.is_none() {
-            return Err(malformed("not an ONNX model: neither graph nor IR version in it"));
+            return Err(no_model());
         }
         if rest.functions.iter().any(|f| f.node.iter().any(External::is_used_by)) {
             rest.edit().functions.iter_mut().flat_map(|f| &mut f.node).try_for_each(|n| external.resolve_node(n))?;
@@ -248,6 +261,10 @@ fn ir_version_of(opset: i64) -> i64 {
         25..=27 => 13,
         _ => 14,
     }
+}
+
+fn no_model() -> Error {
+    malformed("not an ONNX model: neither graph nor IR version in it")
 }
 
 fn no_graph() -> Error {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::file::not_onnx;
 use super::index::Index;
+use super::names::{self, Names, sparse_names};
 use super::wire::{Encode, Kept, Pieces, fields};
 use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -550,31 +551,15 @@ impl Graph {
     // ---- holding true ----
 
     /// Checks what must hold before a graph is run or written: every value one producer, everything that is read
-    /// is there and comes first, every graph output is produced, and the index is true.
+    /// is there and comes first, every graph output is produced, and the index is true. In subgraphs too.
     pub fn check(&self) -> Result<()> {
-        let rebuilt = self.build_index()?;
-        debug_assert!(rebuilt == self.index, "the index equals a rebuilt one");
-        let mut known: HashSet<&str> = self.rest.input.iter().map(|v| v.name()).collect();
-        known.extend(self.index.initializer.keys().map(String::as_str));
-        known.extend(self.sparse_names());
-        known.extend(self.around.names());
-        for (_, node) in self.nodes() {
-            let reads = node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).chain(captures(node));
-            if let Some(missing) = reads.into_iter().find(|n| !known.contains(n)) {
-                let why =
-                    if self.producer(missing).is_some() { "before it is produced" } else { "which nothing produces" };
-                return Err(invalid(format!("reads `{missing}`, {why}")).at(node.label()));
-            }
-            known.extend(node.output.iter().map(String::as_str));
+        debug_assert!(self.build_index()? == self.index, "the index equals a rebuilt one");
+        let mut around = Names::inside(None);
+        for name in self.around.names() {
+            around.input(name);
         }
-        match self.rest.output.iter().find(|v| !known.contains(v.name())) {
-            Some(v) => Err(invalid(format!("nothing produces the graph output `{}`", v.name()))),
-            None => Ok(()),
-        }
-    }
-
-    fn sparse_names(&self) -> impl Iterator<Item = &str> {
-        self.rest.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name())
+        let initializers = self.initializers().map(|t| t.name()).chain(sparse_names(&self.rest));
+        names::hold(Some(&around), &self.rest, initializers, self.nodes().map(|(_, n)| n))
     }
 
     fn position(&self, id: NodeId) -> usize {
@@ -614,7 +599,7 @@ impl Graph {
         let mut names = HashSet::new();
         visit(&self.rest, &mut names);
         names.extend(self.initializers().map(|t| t.name().to_owned()));
-        names.extend(self.sparse_names().map(str::to_owned));
+        names.extend(sparse_names(&self.rest).map(str::to_owned));
         self.nodes().for_each(|(_, n)| node_names(n, &mut names));
         names
     }

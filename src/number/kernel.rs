@@ -4,7 +4,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Format, QuantParams, Storage};
+use super::{Format, QuantParams, Range, Scheme, Storage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// So many numbers are worth a thread. Where sums are made in parts, this is what a part is, whatever the number of threads.
@@ -28,6 +28,12 @@ impl Grid {
     pub fn of(params: &QuantParams, c: usize) -> Grid {
         let (scale, zero) = params.channel(c);
         Grid { scale, zero, lowest: params.lowest(), highest: params.format().max }
+    }
+
+    /// The grid that a scheme lays over a range.
+    pub fn fit(scheme: &Scheme, range: Range) -> Grid {
+        let (scale, zero) = scheme.fit(range);
+        Grid { scale, zero, lowest: scheme.lowest(), highest: scheme.format.max }
     }
 
     /// The code of `x`; NaN becomes the lowest code.

@@ -117,7 +117,7 @@ fn powers(x: &[f32], mean: f64) -> (f64, f64) {
     (second.iter().sum(), fourth.iter().sum())
 }
 
-/// Mean and central moments of a stream, in f64, computed in two passes over a slice.
+/// Mean and central moments of numbers, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Moments {
     /// The mean.
@@ -129,14 +129,29 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The moments of a slice; zeros for an empty one.
+    /// The moments of a slice, in two passes over it; zeros for an empty one.
     pub fn of(x: &[f32]) -> Moments {
         let n = x.len().max(1) as f64;
         let parts = || x.par_chunks(PART);
         let mean = parts().map(sum).collect::<Vec<f64>>().iter().sum::<f64>() / n;
         let powers: Vec<(f64, f64)> = parts().map(|x| powers(x, mean)).collect();
         let (m2, m4) = powers.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1));
-        let (m2, m4) = (m2 / n, m4 / n);
+        Moments::central(mean, m2 / n, m4 / n)
+    }
+
+    /// The moments of `count` numbers whose sums of `x`, `x^2`, `x^3` and `x^4` these are; zeros for no numbers.
+    ///
+    /// With mean `m` and standard deviation `s`, rounding of the sums comes back `(m / s)^2` times as large in the
+    /// variance, and `(m / s)^4` times as large in the kurtosis.
+    pub fn of_powers(count: u64, powers: [f64; 4]) -> Moments {
+        let n = count.max(1) as f64;
+        let [mean, p2, p3, p4] = powers.map(|sum| sum / n);
+        let m2 = (p2 - mean * mean).max(0.0);
+        let m4 = (p4 - mean * (4.0 * p3 - mean * (6.0 * p2 - 3.0 * mean * mean))).max(0.0);
+        Moments::central(mean, m2, m4)
+    }
+
+    fn central(mean: f64, m2: f64, m4: f64) -> Moments {
         Moments { mean, std: m2.sqrt(), kurtosis: if m2 == 0.0 { 0.0 } else { m4 / (m2 * m2) } }
     }
 }

@@ -102,14 +102,19 @@ impl Plan {
     ///
     /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
+        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy)
+    }
+
+    /// Decides with the ranges that were chosen for the values.
+    fn decide_by(graph: &Graph, ranges: &Ranges, chosen: &fit::Chosen, policy: &Policy) -> Result<Plan> {
         let selection = select::select(graph, ranges, policy)?;
         let places = place::place(graph, &selection, policy);
-        let mut plan = fit::fit(graph, ranges, policy, selection, places)?;
+        let mut plan = fit::fit(graph, chosen, policy, selection, places)?;
         for id in graph.bodies() {
             let body = graph.body(id)?;
             let inner = match shut(graph, id, ranges) {
                 Some(reason) => Plan::float(&body, &reason)?,
-                None => Plan::decide(&body, ranges, policy)?,
+                None => Plan::decide_by(&body, ranges, chosen, policy)?,
             };
             plan.bodies.insert(id, inner);
         }

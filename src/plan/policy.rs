@@ -5,6 +5,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
+use crate::observe::Method;
 use crate::rule::{RULES, Role};
 use crate::target::Target;
 
@@ -21,6 +22,10 @@ pub struct Policy {
     pub weights: Format,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
+    /// How ranges of activations come out of what was seen.
+    pub calibration: Method,
+    /// How ranges of weights come out of their numbers.
+    pub weight_clip: Method,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -38,6 +43,8 @@ impl Policy {
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
             per_channel: target.per_channel,
+            calibration: Method::MinMax,
+            weight_clip: Method::MinMax,
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),
@@ -91,6 +98,19 @@ impl Policy {
             Some(_) => "not among the operators chosen by the user".into(),
             None => format!("target `{}` has no use for it in integers", self.target.name),
         })
+    }
+
+    /// Errors when weights are to be clipped by a method that asks for samples.
+    pub fn check_methods(&self) -> Result<()> {
+        if self.weight_clip.fits_weights() {
+            return Ok(());
+        }
+        let fit = Method::ALL.into_iter().filter(|m| m.fits_weights()).map(|m| format!("`{}`", m.name()));
+        Err(Error::new(
+            ErrorKind::Usage,
+            format!("`{}` cannot choose ranges of weights: it looks at samples", self.weight_clip),
+        )
+        .hint(format!("methods for weights are {}", fit.collect::<Vec<_>>().join(", "))))
     }
 
     /// Errors when an operator was asked for that no rule allows to quantize.

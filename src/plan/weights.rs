@@ -73,7 +73,7 @@ fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecisio
     let initializer = node.input_at(at.slot).unwrap_or_default().to_owned();
     let Some(tensor) = graph.constant(&initializer)? else { return Ok(Err("it has no weight".into())) };
     let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
-    let ranges = weight_ranges(&tensor, &scheme);
+    let ranges = weight_ranges(&tensor, &scheme, policy.weight_clip);
     release(tensor.bytes());
     let Ok(ranges) = ranges else {
         return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));

@@ -50,6 +50,8 @@ pub struct Split {
     pub verification: usize,
     /// Whether these are the same samples, because there are few.
     pub shared: bool,
+    /// Whether the calibration was done before, by samples that are not known here.
+    pub before: bool,
 }
 
 /// How many nodes are what.

@@ -70,6 +70,7 @@ pub fn quantize_weights(
             calibration: 0,
             verification: s.len(),
             shared: false,
+            before: false,
         }),
         counts,
         nodes,

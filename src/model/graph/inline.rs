@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{At, Graph, GraphProto, NodeExt, NodeId, NodeProto};
 use crate::error::Result;
 use crate::model::AttributeExt;
+use crate::model::names::sparse_names;
 
 /// New names for values: from what one was called to what it is called now. An input that was left out is empty.
 pub type Renamed = HashMap<String, String>;
@@ -76,7 +77,7 @@ impl Graph {
     /// The values that this graph makes itself, in their order: inputs, initializers, and what its nodes produce.
     pub fn own_values(&self) -> Vec<String> {
         let inputs = self.rest.input.iter().map(|v| v.name());
-        let constants = self.initializers().map(|t| t.name()).chain(self.sparse_names());
+        let constants = self.initializers().map(|t| t.name()).chain(sparse_names(&self.rest));
         let made = self.nodes().flat_map(|(_, n)| &n.output).map(String::as_str);
         let mut known = HashSet::new();
         let all = inputs.chain(constants).chain(made).filter(|n| !n.is_empty() && known.insert(*n));

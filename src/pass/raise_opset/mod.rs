@@ -21,7 +21,6 @@ mod resize;
 mod roi_align;
 mod scan;
 mod scatter;
-mod schema;
 mod scope;
 mod selu;
 mod slice;
@@ -32,14 +31,17 @@ mod tile;
 mod top_k;
 
 pub(super) use function::raise as raise_function;
-use schema::{NEWEST, OPERATORS};
 use scope::Scope;
-use steps::{GREW, Operator, STEPS, Step};
+use steps::{GREW, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{AttributeExt, GraphProto, Model, NodeExt, NodeProto};
 use crate::proto::FunctionProto;
+use crate::schema::{self, Operator};
+
+/// The newest opset that the tables of steps know.
+const NEWEST: i64 = 28;
 
 /// Raises ONNX's own operator set to a version, up to 28. A model that states that version or a later one stays.
 ///
@@ -56,7 +58,7 @@ use crate::proto::FunctionProto;
 ///   neighbour whose scales are not constant, or enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a
 ///   Clip or Pad whose float type is not known; attributes that stand for those of a function.
 /// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
-/// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
+/// - **Source**: docs/Changelog.md of ONNX; the tables of steps are checked against [`schema`].
 #[derive(Debug, Clone, Copy)]
 pub struct RaiseOpset {
     /// The version to raise to.
@@ -159,17 +161,17 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
         return refuse("the model does not state an opset of ONNX's own operators".to_owned())
             .map_err(|e| e.hint("every model must import the operator sets of its nodes; export the model again"));
     }
-    let Some(operator) = OPERATORS.iter().find(|o| o.name == op) else {
+    let Some(operator) = schema::operator(op) else {
         return refuse(format!("ONNX has no operator `{op}`, so opset {from} cannot be raised to {to}")).map_err(|e| {
             e.hint("before opset 9 ONNX had experimental operators, which were removed; export the model again with a current exporter")
         });
     };
-    let first = operator.since.first().copied().unwrap_or(0);
+    let first = operator.since();
     if first > from {
         return refuse(format!("`{op}` exists since opset {first}, and the model states opset {from}"))
             .map_err(|e| e.hint("export the model again with a current exporter"));
     }
-    if let Some(gone) = operator.gone.filter(|&g| g <= from) {
+    if let Some(gone) = operator.gone().filter(|&g| g <= from) {
         return refuse(format!("`{op}` was removed in opset {gone}, and the model states opset {from}"))
             .map_err(|e| e.hint("export the model again with a current exporter"));
     }
@@ -183,8 +185,7 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
 /// The first version after `from` that changed the operator's form, and that neither a step nor [`GREW`] knows.
 fn unknown_change(operator: &Operator, from: i64, to: i64) -> Option<i64> {
     let known = |v: i64| STEPS.iter().any(|s| s.op == operator.name && s.to == v) || GREW.contains(&(operator.name, v));
-    let changes = operator.changed.iter().chain(&operator.gone);
-    changes.copied().find(|&v| from < v && v <= to && !known(v))
+    operator.changes().find(|&v| from < v && v <= to && !known(v))
 }
 
 #[cfg(test)]
