@@ -5,7 +5,7 @@ mod common;
 
 use common::{InMemory, emit, floats, ints, model, noise, noise_samples, value, weights};
 use qdq::events::Silent;
-use qdq::exec::Tract;
+use qdq::exec::{Runner, Tract};
 use qdq::model::{DataType, Model, Tensor, attribute};
 use qdq::number::Format;
 use qdq::plan::{Patterns, Policy};
@@ -169,4 +169,30 @@ fn nodes_that_were_folded_may_be_excluded() {
     quantized("trap_exclude_folded", &float, &samples, exclude("b_node"));
     let wrong = quantize(&float, &samples, &Recipe { policy: exclude("b_nod") }, &Tract, &Silent).unwrap_err();
     assert!(wrong.to_string().contains("no node is called `b_nod`"));
+}
+
+fn error_of(model: &Model, sample: Sample) -> String {
+    Runner::new(&Tract, model, Vec::new()).unwrap().worker().outputs(&sample).unwrap_err().to_string()
+}
+
+#[test]
+fn a_panic_of_the_engine_is_an_error_that_names_the_node() {
+    // The engine looks for two numbers of `output_shape` where the four of opset 8 stand.
+    let shape = [attribute::ints("output_shape", &[1, 2, 10, 8]), attribute::ints("strides", &[3, 2])];
+    let nodes =
+        vec![node("Relu", "x", "a", &[]), node("ConvTranspose", "a w", "b", &shape), node("Relu", "b", "y", &[])];
+    let float = model(8, &[1, 1, 3, 3], nodes, vec![weights("w", &[1, 2, 3, 3])], &[("y", &[1, 2, 10, 8])]);
+    let e = error_of(&float, noise_samples(&[1, 1, 3, 3], 1).0[0].clone());
+    let says =
+        "tract cannot prepare the model: node `b_node` (ConvTranspose): the engine panicked: index out of bounds";
+    assert!(e.starts_with(says), "{e}");
+}
+
+#[test]
+fn a_panic_in_a_run_names_the_node_too() {
+    let int64 = attribute::int("to", DataType::Int64 as i64);
+    let nodes = vec![node("Cast", "x", "i", &[int64]), node("Gather", "w i", "y", &[])];
+    let float = model(13, &[2], nodes, vec![weights("w", &[4])], &[("y", &[2])]);
+    let e = error_of(&float, Sample { inputs: vec![Tensor::from_f32(vec![2], vec![1.0, 99.0])] });
+    assert!(e.starts_with("tract cannot run the model: node `y_node` (Gather): the engine panicked: index"), "{e}");
 }

@@ -4,6 +4,8 @@
 //! quantized into float constants and fake quantization by our own kernels.
 
 mod arithmetic;
+#[cfg(feature = "tract")]
+mod culprit;
 mod lower;
 mod runner;
 mod spread;

@@ -12,6 +12,7 @@ use tract_onnx::tract_core::internal as core;
 use tract_onnx::tract_core::plan::eval;
 use tract_onnx::tract_hir::internal::*;
 
+use super::culprit::culprit;
 use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, Seen, Session, lower};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value, ValueInfoProto};
@@ -41,19 +42,36 @@ pub fn guards_panics() -> bool {
     GUARDED.get()
 }
 
-/// Runs a step of the engine, whose panics on unusual models become errors.
-fn guarded<T>(what: &str, step: impl FnOnce() -> TractResult<T>) -> Result<T> {
+/// Runs a step of the engine; errs with what it says where it panics, as it does on unusual models.
+fn caught<T>(step: impl FnOnce() -> T) -> Result<T, String> {
     GUARDED.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(step));
     GUARDED.set(false);
-    match outcome {
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
+    })
+}
+
+/// Runs a step of the engine, whose panics become errors. The engine's own errors name the node; `place` is asked where
+/// it panicked.
+fn guarded_at<T>(
+    what: &str,
+    step: impl FnOnce() -> TractResult<T>,
+    place: impl FnOnce() -> Option<String>,
+) -> Result<T> {
+    match caught(step) {
         Ok(outcome) => outcome.map_err(|e| failed(what, &e)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
-            Err(Error::new(ErrorKind::Engine, format!("{what}: the engine panicked: {text}")))
+        Err(text) => {
+            let place = place().map_or(String::new(), |node| format!("{node}: "));
+            Err(Error::new(ErrorKind::Engine, format!("{what}: {place}the engine panicked: {text}")))
         }
     }
+}
+
+/// As [`guarded_at`], where the place cannot be told.
+fn guarded<T>(what: &str, step: impl FnOnce() -> TractResult<T>) -> Result<T> {
+    guarded_at(what, step, || None)
 }
 
 impl Tract {
@@ -95,6 +113,14 @@ impl Tract {
     }
 }
 
+impl Tract {
+    /// Whether the engine panics when it prepares the model.
+    fn panics_on(model: &Model, shapes: &[InputShape]) -> bool {
+        let parsed = Self::parse(model, Some(shapes));
+        parsed.is_ok_and(|(parsed, _)| caught(|| parsed.into_typed()?.into_optimized()).is_err())
+    }
+}
+
 impl Executor for Tract {
     fn name(&self) -> String {
         "tract 0.23.9".to_owned()
@@ -108,7 +134,7 @@ impl Executor for Tract {
             None => Ok(DataType::Undefined),
         };
         let dtypes = model.graph.outputs().iter().map(dtype).collect::<Result<Vec<_>>>()?;
-        guarded("tract cannot prepare the model", || {
+        let prepare = || {
             let mut model = parsed;
             let known = |w: &&(usize, &String)| outlets.contains_key(w.1);
             let wanted: Vec<(usize, &String)> = watch.iter().enumerate().filter(|w| known(&w)).collect();
@@ -145,7 +171,8 @@ impl Executor for Tract {
             let runnable = model.into_runnable()?;
             let ready = Arc::new(Ready { runnable, own, dtypes, watch: plan });
             Ok(Box::new(Shared(ready)) as Box<dyn Prepared>)
-        })
+        };
+        guarded_at("tract cannot prepare the model", prepare, || culprit(model, |m| Self::panics_on(m, shapes)))
     }
 
     fn shapes(&self, model: &Model) -> Result<HashMap<String, Vec<Option<usize>>>> {
@@ -219,7 +246,8 @@ impl Running {
             }
         }
         let state = &mut self.state;
-        let outputs = guarded("tract cannot run the model", || {
+        let at = Cell::new(None);
+        let run = || {
             let inputs =
                 sample.inputs.iter().map(|x| Ok(to_tract(x)?.into())).collect::<TractResult<TVec<TValue>>>()?;
             if let Some(see) = &mut see {
@@ -229,6 +257,7 @@ impl Running {
                 }
             }
             state.run_plan_with_eval(inputs, |cx, op_state, node, inputs| -> TractResult<TVec<TValue>> {
+                at.set(Some(node.id));
                 let results = eval(cx, op_state, node, inputs)?;
                 if let Some(see) = &mut see {
                     for (slot, result) in results.iter().enumerate() {
@@ -240,7 +269,12 @@ impl Running {
                 }
                 Ok(results)
             })
-        });
+        };
+        let place = || {
+            let node = self.ready.runnable.model().node(at.get()?);
+            Some(format!("node `{}` ({})", node.name, node.op.name()))
+        };
+        let outputs = guarded_at("tract cannot run the model", run, place);
         // A failed turn leaves values behind, and recurrent operators go on from the state of the last turn: the next
         // sample starts afresh.
         if outputs.is_err() || self.state.op_states.iter().any(Option::is_some) {

@@ -1,8 +1,9 @@
 //! The ONNX backend test suite, model by model: read, written, inspected, prepared, raised and run.
 //!
-//! `QDQ_SUITE` names folders `onnx/backend/test/data` of releases of the `onnx` package, separated as in `PATH`; a model
-//! that an earlier folder holds too, byte for byte, is passed over. Where `QDQ_EMIT` names a folder, the models that were
-//! made go to `suite` in it, for `.ci/suite.py` to run before and after in other engines.
+//! `QDQ_SUITE` names the folder `onnx/backend/test/data` of a release of the `onnx` package, `QDQ_SUITE_OLDER` those of
+//! older ones, separated as in `PATH`: what they hold of older opsets. A model that an earlier folder holds too, byte for
+//! byte, is passed over. Where `QDQ_EMIT` names a folder, what was found and the models that were made go to `suite` in it,
+//! for `.ci/suite.py` to run before and after in other engines.
 #![cfg(feature = "tract")]
 
 mod case;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use case::{Case, Run, cases};
 use common::node;
 use found::Found;
+use qdq::check::{Severity, check};
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::events::Silent;
 use qdq::exec::{Runner, Tract};
@@ -38,9 +40,11 @@ const LEAST: (usize, usize) = (1400, 1000);
 
 #[test]
 fn every_model_of_the_backend_suite_is_kept_raised_and_run() {
-    let Some(folders) = std::env::var_os("QDQ_SUITE").filter(|f| !f.is_empty()) else {
-        return eprintln!("skipped: QDQ_SUITE names no data of the ONNX backend test suite");
+    let Some(suite) = std::env::var_os("QDQ_SUITE").map(PathBuf::from).filter(|p| p.is_dir()) else {
+        return eprintln!("skipped: QDQ_SUITE names no folder of ONNX's backend tests");
     };
+    let older = std::env::var_os("QDQ_SUITE_OLDER").unwrap_or_default();
+    let older = std::env::split_paths(&older).filter(|p| !p.as_os_str().is_empty());
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !qdq::exec::guards_panics() {
@@ -49,7 +53,7 @@ fn every_model_of_the_backend_suite_is_kept_raised_and_run() {
     }));
     let mut seen = HashSet::new();
     let mut faults = Vec::new();
-    for data in std::env::split_paths(&folders) {
+    for data in std::iter::once(suite).chain(older) {
         let release = release_of(&data);
         let all = cases(&data);
         let new: Vec<&Case> = all.iter().filter(|c| seen.insert(std::fs::read(&c.path).unwrap())).collect();
@@ -58,11 +62,13 @@ fn every_model_of_the_backend_suite_is_kept_raised_and_run() {
         let found: Vec<(Found, serde_json::Value)> =
             new.par_iter().with_max_len(1).map(|case| examine(case, emitted.as_deref())).collect();
         let (found, index): (Vec<Found>, Vec<_>) = found.into_iter().unzip();
+        let title = format!("Suite of onnx {release}: {} models, {} of them new here", all.len(), new.len());
+        let text = found::text(&title, &rows(), &found);
+        println!("\n{text}");
         if let Some(folder) = &emitted {
             std::fs::write(folder.join("index.json"), serde_json::Value::from(index).to_string()).unwrap();
+            std::fs::write(folder.join("found.txt"), text).unwrap();
         }
-        let title = format!("Suite of onnx {release}: {} models, {} of them new here", all.len(), new.len());
-        println!("\n{}", found::text(&title, &rows(), &found));
         if release == "1.17.0" {
             let counts = found::counts(&found);
             assert_eq!(all.len(), 1437);
@@ -143,7 +149,12 @@ fn examine(case: &Case, emitted: Option<&Path>) -> (Found, serde_json::Value) {
     found.hold("inspected", shown.is_ok_and(|text| text.contains("\noperators")));
 
     let mut forms = Vec::new();
+    let sound = errors(&model).is_empty();
+    let mut unsound = Vec::new();
     let mut keep = |what: &str, opset: i64, made: &Model| {
+        if sound {
+            unsound.extend(errors(made).into_iter().map(|e| format!("{what} to opset {opset}: {e}")));
+        }
         if let Some(folder) = emitted {
             let file = folder.join(format!("{}.{what}.{opset}.onnx", case.name.replace('/', ".")));
             std::fs::write(&file, made.to_bytes().unwrap()).unwrap();
@@ -170,6 +181,7 @@ fn examine(case: &Case, emitted: Option<&Path>) -> (Found, serde_json::Value) {
             Err(e) => refused(&mut found, raised_row(opset), &model, &e),
         }
     }
+    found.faults.extend(unsound);
     let doubtful = match case.runs(&model) {
         Ok(runs) => {
             read_by_the_library(case, &model, &runs, &mut found);
@@ -185,6 +197,13 @@ fn examine(case: &Case, emitted: Option<&Path>) -> (Found, serde_json::Value) {
         "opset": model.opset(), "doubtful": doubtful, "forms": forms,
     });
     (found, index)
+}
+
+/// The errors that the model has by the rules of ONNX.
+fn errors(model: &Model) -> Vec<String> {
+    let found = check(&model.to_proto(), None);
+    let errors = found.findings.iter().filter(|f| f.severity == Severity::Error);
+    errors.map(|f| format!("{}: {}", f.place, f.message)).collect()
 }
 
 /// Notes what could not be made; it is a fault where that is not said in a way that helps.

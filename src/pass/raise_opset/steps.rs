@@ -193,7 +193,33 @@ pub(super) const GREW: &[(&str, i64)] = &[
 mod tests {
     use super::super::{NEWEST, unknown_change};
     use super::*;
-    use crate::schema;
+    use crate::schema::{self, Arity, Parameter};
+
+    /// Whether values that fit the old parameters fit the new ones, and no further ones are asked for.
+    fn takes_what_it_took(old: &[Parameter], new: &[Parameter]) -> bool {
+        let as_wide = |(old, new): (&Parameter, &Parameter)| match (old.arity, new.arity) {
+            (Arity::Many(before), Arity::Many(now)) => now <= before,
+            (Arity::One, Arity::Many(now)) => now <= 1,
+            (before, now) => before == now || now == Arity::Optional,
+        };
+        old.len() <= new.len()
+            && old.iter().zip(new).all(as_wide)
+            && new[old.len()..].iter().all(|p| matches!(p.arity, Arity::Optional | Arity::Many(0)))
+    }
+
+    #[test]
+    fn what_grew_takes_what_it_took() {
+        for &(op, to) in GREW {
+            let operator = schema::operator(op).unwrap();
+            let (old, new) = (operator.at(to - 1).unwrap(), operator.at(to).unwrap());
+            assert!(takes_what_it_took(&old.inputs, &new.inputs), "inputs of {op} {to}");
+            assert!(takes_what_it_took(&old.outputs, &new.outputs), "outputs of {op} {to}");
+            let kept = |a: &schema::Attribute| new.attribute(a.name).is_some_and(|b| b.kind == a.kind);
+            assert!(old.attributes.iter().all(kept), "attributes of {op} {to}");
+            let asked = |b: &&schema::Attribute| b.required && old.attribute(b.name).is_none_or(|a| !a.required);
+            assert_eq!(new.attributes.iter().find(asked).map(|b| b.name), None, "attributes of {op} {to}");
+        }
+    }
 
     #[test]
     fn every_change_of_form_is_known() {
