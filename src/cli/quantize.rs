@@ -65,12 +65,12 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
 
-    /// How ranges of activations are chosen: min-max, moving-average, percentile:99.99, entropy, mse (mse:2.4 for another
-    /// norm), octav, aciq, isotone
+    /// How ranges of activations are chosen: min-max, moving-average, percentile:99.999, entropy, mse (mse:2.4 for
+    /// another norm), octav, aciq, isotone, auto
     #[arg(long, value_name = "METHOD", default_value_t)]
     calibration: Method,
 
-    /// How ranges of weights are chosen: min-max, percentile:99.99, entropy, mse, octav, aciq
+    /// How ranges of weights are chosen: min-max, percentile:99.999, entropy, mse, octav, aciq, auto
     #[arg(long, value_name = "METHOD", default_value_t)]
     weight_clip: Method,
 
