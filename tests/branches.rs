@@ -52,7 +52,7 @@ fn attribute_int(name: &str, x: i64) -> AttributeProto {
 fn up_and_down(shape: &[usize], count: usize) -> InMemory {
     let size: usize = shape.iter().product();
     let sample = |i: usize| {
-        let shift = if i % 2 == 0 { 0.5 } else { -0.5 };
+        let shift = if i.is_multiple_of(2) { 0.5 } else { -0.5 };
         let x = noise(i as u64 + 1, size).iter().map(|x| x + shift).collect();
         Sample { inputs: vec![Tensor::from_f32(shape.to_vec(), x)] }
     };

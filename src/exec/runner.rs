@@ -43,7 +43,7 @@ enum Stage<'a> {
     /// There is no branch left.
     Straight(Arc<Straight<'a>>),
     /// There are.
-    Fork(Fork<'a>),
+    Fork(Box<Fork<'a>>),
 }
 
 /// A model with branches.
@@ -165,7 +165,7 @@ impl<'a> Stage<'a> {
                 Conditions::Computed(Arc::new(Straight::new(executor, part, Vec::new())?))
             }
         };
-        Ok(Stage::Fork(Fork { model, renamed, choices, conditions, next: Mutex::default() }))
+        Ok(Stage::Fork(Box::new(Fork { model, renamed, choices, conditions, next: Mutex::default() })))
     }
 }
 

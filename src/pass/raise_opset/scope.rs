@@ -27,6 +27,16 @@ const KEEPS_SHAPE: &[&str] = &[
     "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
 ];
 
+/// Operators whose outputs have as many axes as their first input; those of two operands broadcast, and their first one
+/// has the most axes before opset 7.
+#[rustfmt::skip]
+const KEEPS_RANK: &[&str] = &[
+    "Add", "And", "AveragePool", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "Div", "Equal", "GlobalAveragePool",
+    "GlobalLpPool", "GlobalMaxPool", "Greater", "Less", "LpNormalization", "LpPool", "Max", "MaxPool", "Mean", "Min",
+    "Mul", "Not", "Or", "Pad", "Pow", "Slice", "SpaceToDepth", "Split", "Sub", "Sum", "Tile", "Transpose", "Upsample",
+    "Xor",
+];
+
 /// The graphs from the model's, or a function's, down to the one whose nodes are being raised.
 pub(super) struct Scope {
     /// The innermost last.
@@ -146,6 +156,35 @@ impl Scope {
                 op if KEEPS_SHAPE.contains(&op) => node.input_at(0)?,
                 _ => return None,
             };
+        }
+        None
+    }
+
+    /// How many axes the value has, as far as that is stated or follows from forms of opset 6 and before.
+    pub(super) fn rank(&self, name: &str) -> Option<i64> {
+        let (mut name, mut more) = (name, 0);
+        for _ in 0..self.steps_back() {
+            let graph = self.home(name)?;
+            if let Some(rank) = graph.stated_rank(name) {
+                return Some(rank as i64 + more);
+            }
+            let (id, place) = graph.producer(name)?;
+            let node = graph.node(id).filter(|n| n.is(n.op_type()))?;
+            let axes = || node.ints("axes").map(|a| a.len() as i64);
+            match node.op_type() {
+                "Constant" => return Some(node.tensor("value")?.dims.len() as i64 + more),
+                "Flatten" | "Gemm" => return Some(2 + more),
+                "Reshape" => {
+                    let shape = self.shape(node.input_at(1)?)?;
+                    return Some(i64::try_from((*shape.first()?)?).ok()? + more);
+                }
+                "Squeeze" => more -= axes()?,
+                "Unsqueeze" => more += axes()?,
+                "Split" => {}
+                op if place == 0 && (KEEPS_RANK.contains(&op) || KEEPS_SHAPE.contains(&op)) => {}
+                _ => return None,
+            }
+            name = node.input_at(0)?;
         }
         None
     }
