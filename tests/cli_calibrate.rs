@@ -71,7 +71,8 @@ fn ranges_quantize_as_the_samples_do() {
     let desk = Desk::new();
     let ranges = desk.path("ranges.json");
     desk.calibrate("ranges.json", &["--samples", "8"]);
-    for method in ["min-max", "moving-average", "percentile:99", "entropy", "mse", "mse:3", "octav", "aciq", "isotone"]
+    for method in
+        ["min-max", "moving-average", "percentile:99", "entropy", "mse", "mse:3", "octav", "aciq", "isotone", "auto"]
     {
         // As few as 8 samples all calibrate.
         let by = ["--samples", "8", "--calibration", method, "--force"];

@@ -66,12 +66,12 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
 
-    /// How ranges of activations are chosen: min-max, moving-average, percentile:99.99, entropy, mse (mse:2.4 for another
-    /// norm), octav, aciq, isotone
-    #[arg(long, value_name = "METHOD", default_value_t)]
+    /// How ranges of activations are chosen: min-max, moving-average, percentile:99.999, entropy, mse (mse:2.4 for
+    /// another norm), octav, aciq, isotone, auto
+    #[arg(long, value_name = "METHOD", default_value_t = Method::Percentile(99.999))]
     calibration: Method,
 
-    /// How ranges of weights are chosen: min-max, percentile:99.99, entropy, mse, octav, aciq
+    /// How ranges of weights are chosen: min-max, percentile:99.999, entropy, mse, octav, aciq, auto
     #[arg(long, value_name = "METHOD", default_value_t)]
     weight_clip: Method,
 

@@ -8,7 +8,7 @@ use crate::number::{BINS, ExactSum, Moments, Range, Tally, survey};
 const PIECE: usize = 1 << 13;
 
 /// Slices from here on are counted in tables of their own first.
-const LONG: usize = 1 << 14;
+const LONG: usize = 1 << 13;
 
 /// The least exponent of a width: one over it must be a finite f32.
 const NARROWEST: i32 = -126;
@@ -26,7 +26,6 @@ const NARROWEST: i32 = -126;
 #[derive(Debug, Clone, Default)]
 pub struct Histogram {
     extremes: MinMax,
-    zeros: u64,
     powers: [ExactSum; 4],
     bins: Bins,
 }
@@ -102,7 +101,7 @@ impl Histogram {
         inner.zip(parts.below.iter().chain(&parts.above)).for_each(|(count, &n)| *count = n);
         let mut extremes = MinMax::default();
         extremes.take_in(min, max, parts.count - parts.non_finite, parts.non_finite);
-        Ok(Histogram { extremes, zeros: parts.zeros, powers: parts.powers, bins })
+        Ok(Histogram { extremes, powers: parts.powers, bins })
     }
 
     /// The histogram of a slice.
@@ -124,7 +123,8 @@ impl Histogram {
 
     /// How many numbers were zero, of either sign.
     pub fn zeros(&self) -> u64 {
-        self.zeros
+        // Every other number is in a bin.
+        self.finite() - self.bins.counts.iter().sum::<u64>()
     }
 
     /// The binary logarithm of the width of a bin.
@@ -167,7 +167,7 @@ impl Histogram {
     /// Takes in more of the stream, as [`Observer::observe`], and returns the extremes of the finite numbers in it;
     /// `None` if there are none.
     pub fn see(&mut self, x: &[f32]) -> Option<(f32, f32)> {
-        let mut tally = (x.len() >= LONG).then(Pending::default);
+        let mut tally = (x.len() >= LONG).then(Tally::default);
         let mut powers = [0.0; 4];
         let mut slice = MinMax::default();
         let mut finite = Vec::new();
@@ -183,11 +183,10 @@ impl Histogram {
             };
             slice.take_in(found.min, found.max, piece.len() as u64, 0);
             powers.iter_mut().zip(found.powers).for_each(|(sum, x)| *sum += x);
-            self.zeros += found.zeros;
-            if found.zeros < piece.len() as u64 {
+            if found.min < 0.0 || found.max > 0.0 {
                 let low = self.extremes.min().min(slice.min());
                 let high = self.extremes.max().max(slice.max());
-                self.bins.count(piece, low, high, found.zeros, tally.as_mut());
+                self.bins.count(piece, low, high, tally.as_mut());
             }
         }
         if let Some(tally) = &mut tally {
@@ -206,7 +205,6 @@ impl Observer for Histogram {
 
     fn merge(&mut self, other: &Self) {
         self.extremes.merge(&other.extremes);
-        self.zeros += other.zeros;
         self.powers.iter_mut().zip(&other.powers).for_each(|(sum, x)| sum.merge(x));
         if !other.bins.counts.is_empty() {
             self.bins.make_room(self.extremes.min(), self.extremes.max());
@@ -221,28 +219,20 @@ impl Observer for Histogram {
 
 impl PartialEq for Histogram {
     fn eq(&self, other: &Self) -> bool {
-        (&self.extremes, self.zeros, &self.powers) == (&other.extremes, other.zeros, &other.powers)
+        (&self.extremes, &self.powers) == (&other.extremes, &other.powers)
             && (self.exponent(), self.below(), self.above()) == (other.exponent(), other.below(), other.above())
     }
 }
 
-/// Numbers that are counted in tables beside the bins, and how many of them are zeros, which the tables count too.
-#[derive(Default)]
-struct Pending {
-    tally: Tally,
-    zeros: u64,
-}
-
 impl Bins {
     /// Counts finite numbers, not all of them zero; `low` and `high` are the extremes of all that was ever counted.
-    fn count(&mut self, x: &[f32], low: f32, high: f32, zeros: u64, pending: Option<&mut Pending>) {
-        if let Some(pending) = pending {
+    fn count(&mut self, x: &[f32], low: f32, high: f32, tally: Option<&mut Tally>) {
+        if let Some(tally) = tally {
             if !self.covers(low, high) {
-                self.pour(pending);
+                self.pour(tally);
                 self.make_room(low, high);
             }
-            pending.tally.count(x, self.inverse(), self.below);
-            pending.zeros += zeros;
+            tally.count(x, self.inverse(), self.below);
             return;
         }
         self.make_room(low, high);
@@ -257,11 +247,10 @@ impl Bins {
         }
     }
 
-    /// Adds what is pending.
-    fn pour(&mut self, pending: &mut Pending) {
+    /// Adds what a tally counted.
+    fn pour(&mut self, tally: &mut Tally) {
         if let Ok(counts) = self.counts.as_mut_slice().try_into() {
-            pending.tally.pour(counts);
-            self.counts[self.below] -= std::mem::take(&mut pending.zeros);
+            tally.pour(counts);
         }
     }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Observer, Profile, aciq, entropy, isotone, mse, octav, percentile};
+use super::{Density, Observer, Profile, aciq, entropy, isotone, mse, octav, percentile};
 use crate::error::{Error, ErrorKind};
-use crate::number::{Range, Scheme};
+use crate::number::{Grid, Range, Scheme};
 
 /// How a range comes out of what was seen of a value.
 ///
@@ -29,19 +29,22 @@ pub enum Method {
     Aciq,
     /// Where classes were seen, the fewest ties between the best two; elsewhere everything that was seen.
     Isotone,
+    /// For each value the method whose range leaves the least squared error, as its histogram predicts it.
+    Auto,
 }
 
 impl Method {
     /// Every method, as it is when nothing else is said, in the order they are listed to users.
-    pub const ALL: [Method; 8] = [
+    pub const ALL: [Method; 9] = [
         Method::MinMax,
         Method::MovingAverage,
-        Method::Percentile(99.99),
+        Method::Percentile(99.999),
         Method::Entropy,
         Method::Mse(2.0),
         Method::Octav,
         Method::Aciq,
         Method::Isotone,
+        Method::Auto,
     ];
 
     /// The name, without what the method is told.
@@ -55,6 +58,7 @@ impl Method {
             Method::Octav => "octav",
             Method::Aciq => "aciq",
             Method::Isotone => "isotone",
+            Method::Auto => "auto",
         }
     }
 
@@ -82,6 +86,14 @@ impl Method {
             Method::Aciq => aciq::range(histogram, scheme),
             Method::Isotone if seen.classes.is_empty() => Some(whole),
             Method::Isotone => isotone::range(histogram, &seen.classes, scheme),
+            Method::Auto => {
+                let density = Density::of(histogram);
+                // Isotone looks at something else than the error.
+                let others = Method::ALL.into_iter().filter(|m| !matches!(m, Method::Isotone | Method::Auto));
+                let ranges = others.filter_map(|m| m.range(seen, scheme));
+                let error = |range: &Range| density.error(Grid::fit(scheme, *range), 2.0);
+                ranges.map(|r| (error(&r), r)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, range)| range)
+            }
         }
     }
 }
@@ -139,6 +151,17 @@ mod tests {
         for bad in ["kl", "mse:", "mse:0.5", "mse:nan", "percentile:50", "percentile:101", "octav:2", ""] {
             assert!(bad.parse::<Method>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn auto_leaves_the_least_error() {
+        let seen = Profile::of(&laplace(20_000));
+        let density = Density::of(&seen.histogram);
+        let scheme =
+            Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+        let error = |m: Method| density.error(Grid::fit(&scheme, m.range(&seen, &scheme).unwrap()), 2.0);
+        assert!(Method::ALL.into_iter().all(|m| error(Method::Auto) <= error(m)));
+        assert!(error(Method::Auto) < error(Method::MinMax));
     }
 
     #[test]
