@@ -21,7 +21,9 @@
 //! | [`round`] | from float weights to integer codes |
 //! | [`report`] | tables and JSON |
 //! | [`proto`] | the generated bindings |
+//! | [`schema`] | what ONNX says of each operator, as data |
 //! | [`model`] | [`Model`](model::Model) (read, write) and [`Graph`](model::Graph) (nodes in slots and a true index) |
+//! | [`check`] | what is wrong with a model |
 //! | [`rule`] | what quantization knows of each operator, as data |
 //! | [`target`] | what a runtime wants, as data |
 //! | [`sample`] | where samples come from |
@@ -61,6 +63,7 @@
 //! ```
 
 pub mod calibrate;
+pub mod check;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -76,5 +79,6 @@ pub mod report;
 pub mod round;
 pub mod rule;
 pub mod sample;
+pub mod schema;
 pub mod target;
 pub mod validate;

@@ -1,20 +1,46 @@
 //! Samples through the engine, every watched value through an observer: ranges come out.
+//!
+//! [`calibrate`] does it; [`RangesFile`] keeps what came out, and merges what was learned of several shares of the samples.
 
-use std::collections::BTreeMap;
+pub mod file;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
-use crate::exec::{Runner, spread};
-use crate::number::Range;
-use crate::observe::{MinMax, Observer};
+use crate::exec::{Runner, Seen, spread};
+use crate::model::{GraphProto, first_value};
+use crate::number::{Range, Scheme};
+use crate::observe::{Method, MinMax, Observer, Profile};
 use crate::sample::Samples;
+
+pub use file::RangesFile;
 
 /// What calibration learned of the float values of a model, by their names.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ranges {
     values: BTreeMap<String, Stats>,
+    taken: BTreeSet<String>,
+}
+
+/// How much is remembered of each value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Its extremes.
+    #[default]
+    Extremes,
+    /// A profile, of which every method makes a range.
+    Profile,
+}
+
+impl Keep {
+    /// As much as the method asks for.
+    pub fn for_method(method: Method) -> Keep {
+        if method.needs_extremes_only() { Keep::Extremes } else { Keep::Profile }
+    }
 }
 
 /// What was seen of one value.
@@ -30,12 +56,45 @@ pub struct Stats {
     pub non_finite: u64,
     /// The shape; `None` for sizes that changed from sample to sample.
     pub shape: Vec<Option<usize>>,
+    /// Where its numbers lie, if that was asked for.
+    #[serde(skip)]
+    pub profile: Option<Profile>,
 }
 
 impl Stats {
-    /// The range to quantize; `None` when nothing finite was seen.
+    /// Everything that was seen; `None` when nothing finite was.
     pub fn range(&self) -> Option<Range> {
         Range::new(self.min?, self.max?)
+    }
+
+    fn merge(&mut self, other: Stats) {
+        let pick = |a: Option<f32>, b: Option<f32>, of: fn(f32, f32) -> f32| match (a, b) {
+            (Some(a), Some(b)) => Some(of(a, b)),
+            (a, b) => a.or(b),
+        };
+        self.min = pick(self.min, other.min, f32::min);
+        self.max = pick(self.max, other.max, f32::max);
+        self.count += other.count;
+        self.non_finite += other.non_finite;
+        self.shape = common(std::mem::take(&mut self.shape), other.shape.into_iter());
+        self.profile = match (self.profile.take(), other.profile) {
+            (Some(mut mine), Some(its)) => {
+                mine.merge(&its);
+                Some(mine)
+            }
+            _ => None,
+        };
+    }
+
+    /// The range that a method chooses for a scheme; `None` when nothing finite was seen.
+    ///
+    /// Errors when the method asks for a profile and none was kept.
+    pub fn fit(&self, method: Method, scheme: &Scheme) -> Result<Option<Range>> {
+        match &self.profile {
+            _ if method.needs_extremes_only() => Ok(self.range()),
+            Some(profile) => Ok(method.range(profile, scheme)),
+            None => Err(Error::new(ErrorKind::Data, format!("`{method}` needs a histogram, and none was kept"))),
+        }
     }
 }
 
@@ -45,6 +104,22 @@ impl Ranges {
         self.values.get(value)
     }
 
+    /// Takes in what was seen in other samples. The order of merging does not matter.
+    pub fn merge(&mut self, other: Ranges) {
+        for (name, stats) in other.values {
+            match self.values.entry(name) {
+                Entry::Vacant(place) => drop(place.insert(stats)),
+                Entry::Occupied(mut mine) => mine.get_mut().merge(stats),
+            }
+        }
+        self.taken.extend(other.taken);
+    }
+
+    /// Whether a sample took this branch, or might have: one that makes no value cannot be told from others.
+    pub fn took(&self, branch: &GraphProto) -> bool {
+        first_value(branch).is_none_or(|v| self.taken.contains(v))
+    }
+
     /// Every value, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Stats)> {
         self.values.iter().map(|(n, s)| (n.as_str(), s))
@@ -52,65 +127,114 @@ impl Ranges {
 }
 
 /// What one thread remembers of one value.
-#[derive(Default)]
 struct Memory {
-    observer: MinMax,
+    extremes: MinMax,
+    profile: Option<Profile>,
+    /// Whether the value may hold scores of classes along its last axis.
+    scores: bool,
     shape: Option<Vec<Option<usize>>>,
 }
 
 impl Memory {
-    fn see_shape(&mut self, shape: impl Iterator<Item = Option<usize>> + Clone) {
-        match &mut self.shape {
-            None => self.shape = Some(shape.collect()),
-            Some(known) if known.len() != shape.clone().count() => *known = vec![None; known.len()],
-            Some(known) => known.iter_mut().zip(shape).for_each(|(k, s)| {
-                if *k != s {
-                    *k = None;
-                }
-            }),
+    fn new(keep: Keep, scores: bool) -> Memory {
+        let profile = (keep == Keep::Profile).then(Profile::default);
+        Memory { extremes: MinMax::default(), profile, scores, shape: None }
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, age: usize) {
+        match &mut self.profile {
+            Some(profile) => {
+                let classes = seen.shape.last().copied().filter(|_| self.scores && seen.shape.len() > 1);
+                profile.see(seen.numbers, classes, age);
+            }
+            None => self.extremes.observe(seen.numbers),
+        }
+        let shape = seen.shape.iter().copied().map(Some);
+        self.shape = Some(match self.shape.take() {
+            Some(known) => common(known, shape),
+            None => shape.collect(),
+        });
+    }
+
+    fn merge(&mut self, other: Memory) {
+        self.extremes.merge(&other.extremes);
+        if let (Some(mine), Some(its)) = (&mut self.profile, &other.profile) {
+            mine.merge(its);
+        }
+        self.shape = match (self.shape.take(), other.shape) {
+            (Some(a), Some(b)) => Some(common(a, b.into_iter())),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn into_stats(self) -> Stats {
+        let extremes = self.profile.as_ref().map_or(&self.extremes, |p| p.histogram.extremes());
+        let finite = extremes.count() > extremes.non_finite();
+        Stats {
+            min: finite.then(|| extremes.min()),
+            max: finite.then(|| extremes.max()),
+            count: extremes.count(),
+            non_finite: extremes.non_finite(),
+            shape: self.shape.unwrap_or_default(),
+            profile: self.profile,
         }
     }
 }
 
+/// The sizes that two shapes share; `None` where they differ, and everywhere if one has more axes.
+fn common(mut a: Vec<Option<usize>>, b: impl ExactSizeIterator<Item = Option<usize>>) -> Vec<Option<usize>> {
+    if a.len() != b.len() {
+        return vec![None; a.len().max(b.len())];
+    }
+    a.iter_mut().zip(b).filter(|(a, b)| *a != b).for_each(|(a, _)| *a = None);
+    a
+}
+
 /// Runs the samples in `picks` and remembers the watched values. Memory does not depend on the number of samples,
 /// and the outcome does not depend on the number of threads.
-pub fn calibrate(runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize], events: &dyn Events) -> Result<Ranges> {
+pub fn calibrate(
+    runner: &Runner<'_>,
+    samples: &dyn Samples,
+    picks: &[usize],
+    keep: Keep,
+    events: &dyn Events,
+) -> Result<Ranges> {
     if picks.is_empty() {
         return Err(Error::new(ErrorKind::Data, "there are no samples to calibrate with"));
     }
-    let watched = runner.watch().len();
-    let make = || Ok((runner.worker(), std::iter::repeat_with(Memory::default).take(watched).collect::<Vec<_>>()));
-    let (workers, _) = spread(picks.len(), events, make, |(worker, memory), i| {
+    let outputs = runner.output_names();
+    let memories =
+        || runner.watch().iter().map(|name| Memory::new(keep, outputs.contains(name))).collect::<Vec<Memory>>();
+    let make = || Ok((runner.worker(), memories()));
+    let (workers, _) = spread(picks.len(), events, make, |(worker, memories), i| {
         let sample = samples.get(picks[i])?;
-        worker
-            .run(&sample, &mut |seen| {
-                let memory = &mut memory[seen.value];
-                memory.observer.observe(seen.numbers);
-                memory.see_shape(seen.shape.iter().copied().map(Some));
-            })
-            .at(|| format!("sample {}", picks[i]))?;
+        let age = samples.len() - 1 - picks[i];
+        worker.run(&sample, &mut |seen| memories[seen.value].see(&seen, age)).at(|| format!("sample {}", picks[i]))?;
         Ok(())
     })?;
-    let mut total: Vec<Memory> = std::iter::repeat_with(Memory::default).take(watched).collect();
-    for (_, memory) in workers {
-        for (all, one) in total.iter_mut().zip(memory) {
-            all.observer.merge(&one.observer);
-            if let Some(shape) = one.shape {
-                all.see_shape(shape.into_iter());
-            }
-        }
+    let mut total = memories();
+    for (_, memories) in workers {
+        total.iter_mut().zip(memories).for_each(|(all, one)| all.merge(one));
     }
     let seen = runner.watch().iter().zip(total).filter(|(_, m)| m.shape.is_some());
-    let stats = seen.map(|(name, m)| {
-        let finite = m.observer.count() > m.observer.non_finite();
-        let stats = Stats {
-            min: finite.then(|| m.observer.min()),
-            max: finite.then(|| m.observer.max()),
-            count: m.observer.count(),
-            non_finite: m.observer.non_finite(),
-            shape: m.shape.unwrap_or_default(),
+    let values = seen.map(|(name, m)| (name.clone(), m.into_stats())).collect();
+    Ok(Ranges { values, taken: runner.taken() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_keep_what_they_share_in_any_order() {
+        let shapes: [&[usize]; 3] = [&[1, 3, 8], &[1, 4, 8], &[1, 3]];
+        let merge = |order: [usize; 3]| {
+            let shape = |i: usize| shapes[i].iter().copied().map(Some).collect::<Vec<_>>();
+            order[1..].iter().fold(shape(order[0]), |all, &i| common(all, shape(i).into_iter()))
         };
-        (name.clone(), stats)
-    });
-    Ok(Ranges { values: stats.collect() })
+        assert_eq!(common(vec![Some(1), Some(3)], [Some(1), Some(4)].into_iter()), [Some(1), None]);
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+            assert_eq!(merge(order), [None; 3]);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod calibrate;
+mod check;
 mod data;
 mod gate;
 mod inspect;
@@ -19,7 +21,9 @@ use clap::Parser;
 #[command(version, arg_required_else_help = true)]
 enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Inspect(inspect::InspectArgs),
+    Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
 
@@ -35,7 +39,9 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match Cli::parse() {
         Cli::Quantize(args) => args.run(),
+        Cli::Calibrate(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
 
 /// Writes data to stdout. A reader that has seen enough (`| head`) is no error.
-fn data(text: &str) -> Result<()> {
+pub fn data(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != Io::BrokenPipe => Err(Error::io(e).at("cannot write to stdout")),

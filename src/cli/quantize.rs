@@ -8,11 +8,13 @@ use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Tract;
 use qdq::model::{Model, Scratch};
 use qdq::number::Format;
+use qdq::observe::Method;
 use qdq::plan::{Patterns, Policy};
-use qdq::quantize::{Quantized, Recipe, quantize, quantize_weights};
+use qdq::quantize::{Quantized, Recipe, Source, quantize_from, quantize_weights};
 use qdq::sample::Samples;
 use qdq::target::Target;
 
+use super::calibrate::read_ranges;
 use super::data::HowArgs;
 use super::gate::Gate;
 use super::memory;
@@ -58,6 +60,19 @@ pub struct QuantizeArgs {
     /// The format of weights [default: the target's]
     #[arg(long, value_name = "FORMAT", value_enum)]
     weights: Option<WeightFormat>,
+
+    /// Take what `qdq calibrate` learned instead of running samples
+    #[arg(long, value_name = "FILE")]
+    ranges: Option<PathBuf>,
+
+    /// How ranges of activations are chosen: min-max, moving-average, percentile:99.99, entropy, mse (mse:2.4 for another
+    /// norm), octav, aciq, isotone
+    #[arg(long, value_name = "METHOD", default_value_t)]
+    calibration: Method,
+
+    /// How ranges of weights are chosen: min-max, percentile:99.99, entropy, mse, octav, aciq
+    #[arg(long, value_name = "METHOD", default_value_t)]
+    weight_clip: Method,
 
     /// Quantize these operators only
     #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
@@ -159,6 +174,7 @@ Examples:
   qdq quantize model.onnx --data images/ --resize 256 --crop 224x224 \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o model.int8.onnx
   qdq quantize model.onnx --data calib.npy --exclude '/head/*' --min-sqnr 20 -o model.int8.onnx
+  qdq quantize model.onnx --ranges ranges.json --calibration entropy -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
 
 Exit codes:
@@ -166,7 +182,8 @@ Exit codes:
   1  a gate was missed; the model was written, unless --strict was given
   2  an error; nothing was written";
 
-fn target(name: &str) -> Result<&'static Target, String> {
+/// The target of that name.
+pub fn target(name: &str) -> Result<&'static Target, String> {
     let names = || Target::ALL.map(|t| format!("`{}` ({})", t.name, t.about)).join(", ");
     Target::by_name(name).ok_or_else(|| format!("targets are {}", names()))
 }
@@ -174,7 +191,7 @@ fn target(name: &str) -> Result<&'static Target, String> {
 impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
-        check_output(&self.model, &self.output, self.force)?;
+        check_output(Some(&self.model), &self.output, self.force)?;
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
@@ -211,17 +228,27 @@ impl QuantizeArgs {
                 .hint("say where samples come from with `--data SOURCE`"));
         }
         if self.mode == Mode::Weights {
+            if self.ranges.is_some() {
+                return Err(Error::new(ErrorKind::Usage, "weights alone need no ranges")
+                    .hint("leave `--ranges` out, or `--mode weights`"));
+            }
             let verify = samples.map(|s| (s, &Tract as _));
             // What is verified by running it fits memory; what is not may be larger.
             let folder = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let scratch = samples.is_none().then(|| Scratch::new(folder));
             return quantize_weights(model, &policy, verify, scratch, progress);
         }
-        let samples = samples.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, "activations are quantized by what samples show, and there are none")
-                .hint("say where samples come from with `--data SOURCE`, or quantize `--mode weights` alone")
-        })?;
-        quantize(model, samples, &Recipe { policy }, &Tract, progress)
+        let file = self.ranges.as_deref().map(read_ranges).transpose()?;
+        let source = match (&file, samples) {
+            (Some(file), samples) => Source::Ranges(file, samples),
+            (None, Some(samples)) => Source::Samples(samples),
+            (None, None) => {
+                let what = "activations are quantized by what samples show, and there are none";
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint("say where samples come from with `--data SOURCE`, or quantize `--mode weights` alone"));
+            }
+        };
+        quantize_from(model, source, &Recipe { policy }, &Tract, progress)
     }
 
     fn policy(&self) -> Result<Policy> {
@@ -234,23 +261,26 @@ impl QuantizeArgs {
         if let Some(w) = self.weights {
             policy.weights = w.format();
         }
+        policy.calibration = self.calibration;
+        policy.weight_clip = self.weight_clip;
         policy.operators = self.ops.clone();
         policy.exclude = Patterns::new(&self.exclude)?;
         policy.only = Patterns::new(&self.only)?;
         policy.check_operators()?;
+        policy.check_methods()?;
         Ok(policy)
     }
 }
 
-/// Finds out before the long run what would keep the model from being written.
-fn check_output(model: &Path, output: &Path, force: bool) -> Result<()> {
+/// Finds out before the long run what would keep the output from being written.
+pub fn check_output(model: Option<&Path>, output: &Path, force: bool) -> Result<()> {
     let usage = |what: String| Error::new(ErrorKind::Usage, what);
     if output.is_dir() {
         return Err(
             usage(format!("`{}` is a directory", output.display())).hint("name a file in it: `-o out/model.onnx`")
         );
     }
-    let same = match (model.canonicalize(), output.canonicalize()) {
+    let same = match (model.unwrap_or(Path::new("")).canonicalize(), output.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     };

@@ -5,6 +5,8 @@
 
 mod lower;
 mod runner;
+mod spread;
+mod straight;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -15,7 +17,8 @@ use crate::model::{Dim, Model, Tensor};
 use crate::sample::Sample;
 
 pub use lower::{FAKE_QUANTIZE, lower};
-pub use runner::{Runner, Worker, spread};
+pub use runner::{Runner, Worker};
+pub use spread::spread;
 #[cfg(feature = "tract")]
 pub use tract::{Tract, guards_panics};
 

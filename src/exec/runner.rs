@@ -1,44 +1,82 @@
-//! Runs samples of any shape, on every thread.
+//! Runs samples through a model, each along the branches that it takes.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rayon::prelude::*;
-
-use super::{Executor, InputShape, Prepared, Seen, Session};
-use crate::error::{Error, ErrorKind, Result};
-use crate::events::Events;
-use crate::model::{Dim, InputSpec, Model, Tensor, dtype_name};
+use super::straight::{Seat, Straight};
+use super::{Executor, Seen};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::model::{
+    Graph, GraphProto, Model, ModelProto, NodeExt, NodeId, NodeProto, Renamed, Tensor, ValueInfoProto, captures,
+    first_value,
+};
+use crate::proto::{TypeProto, type_proto};
 use crate::sample::Sample;
 
-/// How many prepared forms of a model are kept at a time.
-const PLANS: usize = 4;
+/// How many forms of a model are kept ready to run at a time: those without branches, which hold its weights anew, and
+/// those that compute conditions.
+const READY: (usize, usize) = (4, 16);
 
-/// A model and an engine, ready for samples of whatever shape comes.
+/// How many outcomes of a fork are remembered at a time.
+const OUTCOMES: usize = 64;
+
+/// A model and an engine, ready for samples of whatever shape comes, with branches (operator If) or without.
 ///
-/// The first sample's shape is prepared as it is. When another shape comes, the axes that differ become symbols;
-/// where the engine cannot run those, each shape is prepared for itself.
+/// No If reaches the engine. The conditions of those whose conditions need no other If are computed first, by a model that
+/// holds no more than that; then the branches a sample takes stand in their place, and so on, until no If is left. Each
+/// form that a model takes so is made once, for all threads. Ifs in the bodies of Loop and Scan are left to the engine.
 pub struct Runner<'a> {
     executor: &'a dyn Executor,
-    model: &'a Model,
-    specs: Vec<InputSpec>,
+    outputs: Vec<String>,
     watch: Vec<String>,
-    plans: Mutex<Vec<Plan>>,
-    /// Whether the engine failed on symbols: from then on each shape is prepared for itself.
-    exact_only: AtomicBool,
+    first: Arc<Stage<'a>>,
+    /// The forms without branches that were run last, and those that compute conditions; the latest at the end.
+    ready: Mutex<(Forms<'a>, Forms<'a>)>,
+    taken: Mutex<BTreeSet<String>>,
 }
 
-#[derive(Clone)]
-struct Plan {
-    shapes: Vec<InputShape>,
-    prepared: Arc<dyn Prepared>,
+type Forms<'a> = Vec<Arc<Straight<'a>>>;
+
+/// A model on its way to one without branches.
+enum Stage<'a> {
+    /// There is no branch left.
+    Straight(Arc<Straight<'a>>),
+    /// There are.
+    Fork(Box<Fork<'a>>),
+}
+
+/// A model with branches.
+struct Fork<'a> {
+    model: Cow<'a, Model>,
+    /// What the values of the runner's model are called here, where they go by another name.
+    renamed: Renamed,
+    /// The Ifs that are decided now.
+    choices: Vec<NodeId>,
+    conditions: Conditions<'a>,
+    /// By what was decided: a bool for each of `choices`.
+    next: Mutex<BTreeMap<Vec<bool>, Arc<Stage<'a>>>>,
+}
+
+/// How the conditions of a fork come about.
+enum Conditions<'a> {
+    /// They are constants.
+    Known(Vec<bool>),
+    /// They are the outputs of this model.
+    Computed(Arc<Straight<'a>>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'a> Runner<'a> {
-    /// A runner that watches the given values. Errors when an input of the model is no tensor.
+    /// A runner that watches the given values, those in branches too. Errors when an input of the model is no tensor.
     pub fn new(executor: &'a dyn Executor, model: &'a Model, watch: Vec<String>) -> Result<Self> {
-        let specs = InputSpec::all(&model.graph)?;
-        Ok(Runner { executor, model, specs, watch, plans: Mutex::new(Vec::new()), exact_only: AtomicBool::new(false) })
+        let outputs = model.graph.outputs().iter().map(|v| v.name().to_owned()).collect();
+        let first = Arc::new(Stage::of(executor, Cow::Borrowed(model), Renamed::new(), &watch)?);
+        let (ready, taken) = Default::default();
+        Ok(Runner { executor, outputs, watch, first, ready, taken })
     }
 
     /// The values that were asked to be watched; [`Seen::value`] is a place in this list.
@@ -48,226 +86,208 @@ impl<'a> Runner<'a> {
 
     /// The names of the model's outputs, in their order.
     pub fn output_names(&self) -> Vec<String> {
-        self.model.graph.outputs().iter().map(|v| v.name().to_owned()).collect()
+        self.outputs.clone()
+    }
+
+    /// The branches that samples took so far, each by its [`first_value`].
+    pub fn taken(&self) -> BTreeSet<String> {
+        lock(&self.taken).clone()
     }
 
     /// A worker for one thread.
-    pub fn worker(&self) -> Worker<'_> {
-        Worker { runner: self, current: None }
+    pub fn worker(&self) -> Worker<'_, 'a> {
+        Worker { runner: self, seats: Vec::new() }
     }
 
-    fn plan_for(&self, sample: &Sample) -> Result<Plan> {
-        self.check(sample)?;
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let exact_only = self.exact_only.load(Ordering::Relaxed);
-        if let Some(plan) = plans.iter().find(|p| p.fits(sample) && !(exact_only && p.symbolic())) {
-            return Ok(plan.clone());
+    /// Notes that a form is run now, and lets go of what was prepared for the one that was not run for longest.
+    fn note(&self, straight: &Arc<Straight<'a>>, whole: bool) {
+        let mut ready = lock(&self.ready);
+        let (forms, most) = if whole { (&mut ready.0, READY.0) } else { (&mut ready.1, READY.1) };
+        forms.retain(|s| !Arc::ptr_eq(s, straight));
+        forms.push(straight.clone());
+        if forms.len() > most {
+            forms.remove(0).forget();
         }
-        let fixed = |x: &Tensor| x.shape().iter().map(|&n| Dim::Fixed(n)).collect::<InputShape>();
-        let exact: Vec<InputShape> = sample.inputs.iter().map(fixed).collect();
-        let known = plans.first().filter(|_| !exact_only);
-        let symbolic = known.map(|p| self.loosen(&p.shapes, &exact)).filter(|s| *s != exact);
-        let prepare = |shapes: Vec<InputShape>| -> Result<Plan> {
-            let prepared = self.executor.prepare(self.model, &shapes, &self.watch)?.into();
-            Ok(Plan { shapes, prepared })
-        };
-        let plan = match symbolic.map(prepare) {
-            Some(Ok(plan)) => plan,
-            _ => prepare(exact)?,
-        };
-        if plans.len() == PLANS {
-            plans.remove(1);
-        }
-        plans.push(plan.clone());
-        Ok(plan)
     }
 
-    /// The shape that covers both: symbols where they differ, named as the model names the axis.
-    fn loosen(&self, known: &[InputShape], new: &[InputShape]) -> Vec<InputShape> {
-        let axis = |input: usize, axis: usize, a: &Dim, b: &Dim| {
-            if a == b {
-                return a.clone();
-            }
-            match self.specs[input].shape.as_ref().and_then(|s| s.get(axis)) {
-                Some(Dim::Symbol(s)) => Dim::Symbol(s.clone()),
-                _ => Dim::Symbol(String::new()),
-            }
-        };
-        let shape = |(i, (a, b)): (usize, (&InputShape, &InputShape))| -> InputShape {
-            if a.len() != b.len() {
-                return b.clone();
-            }
-            a.iter().zip(b).enumerate().map(|(x, (a, b))| axis(i, x, a, b)).collect()
-        };
-        known.iter().zip(new).enumerate().map(shape).collect()
-    }
-
-    fn check(&self, sample: &Sample) -> Result<()> {
-        if sample.inputs.len() != self.specs.len() {
-            let what = format!("the model takes {} inputs, the sample has {}", self.specs.len(), sample.inputs.len());
-            return Err(Error::new(ErrorKind::Data, what));
+    /// What comes behind a fork once this was decided.
+    fn behind(&self, fork: &Fork<'a>, decided: Vec<bool>) -> Result<Arc<Stage<'a>>> {
+        let mut next = lock(&fork.next);
+        if let Some(stage) = next.get(&decided) {
+            return Ok(stage.clone());
         }
-        for (spec, x) in self.specs.iter().zip(&sample.inputs) {
-            if spec.dtype != x.dtype() || !spec.shape.as_ref().is_none_or(|s| takes(s, x)) {
-                return Err(Error::new(
-                    ErrorKind::Data,
-                    format!("expected `{spec}`, found {} {:?}", dtype_name(x.dtype()), x.shape()),
-                ));
+        let mut model = Model::clone(&fork.model);
+        let mut renamed = fork.renamed.clone();
+        for (&id, &yes) in fork.choices.iter().zip(&decided) {
+            let label = model.graph.label(id);
+            let branch = branch(&model.graph, id, yes).cloned().at(|| label.clone())?;
+            lock(&self.taken).extend(first_value(&branch).map(str::to_owned));
+            let inlined = model.graph.inline(id, branch).at(|| label)?;
+            for present in renamed.values_mut() {
+                if let Some(new) = inlined.renamed.get(present) {
+                    present.clone_from(new);
+                }
             }
+            renamed.extend(inlined.renamed);
         }
-        Ok(())
+        model.graph.check()?;
+        let stage = Arc::new(Stage::of(self.executor, Cow::Owned(model), renamed, &self.watch)?);
+        if next.len() == OUTCOMES {
+            next.clear();
+        }
+        next.insert(decided, stage.clone());
+        Ok(stage)
     }
 }
 
-impl Plan {
-    fn symbolic(&self) -> bool {
-        self.shapes.iter().flatten().any(|d| matches!(d, Dim::Symbol(_)))
+/// The body of an If. Errors where it is missing.
+fn branch(graph: &Graph, id: NodeId, yes: bool) -> Result<&GraphProto> {
+    let name = if yes { "then_branch" } else { "else_branch" };
+    let found = graph.node(id).and_then(|n| NodeExt::attribute(n, name)).and_then(|a| a.g.as_ref());
+    found.ok_or_else(|| Error::new(ErrorKind::InvalidModel, format!("it has no `{name}`")))
+}
+
+impl<'a> Stage<'a> {
+    fn of(executor: &'a dyn Executor, model: Cow<'a, Model>, renamed: Renamed, watch: &[String]) -> Result<Stage<'a>> {
+        let (choices, cone) = choices(&model.graph);
+        if choices.is_empty() {
+            let watch = watch.iter().map(|w| renamed.get(w).unwrap_or(w).clone()).collect();
+            return Ok(Stage::Straight(Arc::new(Straight::new(executor, model, watch)?)));
+        }
+        let names: Vec<&str> = choices.iter().filter_map(|&id| model.graph.node(id)?.input_at(0)).collect();
+        if names.len() != choices.len() {
+            return Err(Error::new(ErrorKind::InvalidModel, "an If has no condition"));
+        }
+        let conditions = match names.iter().map(|n| constant(&model.graph, n)).collect::<Result<Option<Vec<bool>>>>()? {
+            Some(known) => Conditions::Known(known),
+            None => {
+                let part = Cow::Owned(cut(&model, &cone, &names)?);
+                Conditions::Computed(Arc::new(Straight::new(executor, part, Vec::new())?))
+            }
+        };
+        Ok(Stage::Fork(Box::new(Fork { model, renamed, choices, conditions, next: Mutex::default() })))
     }
+}
 
-    fn fits(&self, sample: &Sample) -> bool {
-        self.shapes.iter().zip(&sample.inputs).all(|(shape, x)| takes(shape, x))
+/// The Ifs of a graph whose conditions need no other If, and the nodes that those conditions need.
+fn choices(graph: &Graph) -> (Vec<NodeId>, HashSet<NodeId>) {
+    // Nodes that an If, or something behind one, hands a value to.
+    let mut behind: HashSet<NodeId> = HashSet::new();
+    let mut found = Vec::new();
+    for (id, node) in graph.nodes() {
+        let read = node.input.iter().map(String::as_str).chain(captures(node));
+        let held_up = |name: &str| graph.producer(name).is_some_and(|(p, _)| behind.contains(&p));
+        let choice = node.is("If");
+        if choice && !node.input_at(0).is_some_and(held_up) {
+            found.push(id);
+        }
+        if choice || read.into_iter().any(held_up) {
+            behind.insert(id);
+        }
     }
+    let mut cone = HashSet::new();
+    let condition = |id: &NodeId| graph.node(*id).and_then(|n| n.input_at(0)).and_then(|c| graph.producer(c));
+    let mut open: Vec<NodeId> = found.iter().filter_map(condition).map(|(id, _)| id).collect();
+    while let Some(id) = open.pop() {
+        let Some(node) = graph.node(id).filter(|_| cone.insert(id)) else { continue };
+        let read = node.input.iter().map(String::as_str).chain(captures(node));
+        open.extend(read.filter_map(|name| graph.producer(name)).map(|(id, _)| id));
+    }
+    (found, cone)
 }
 
-/// Whether a tensor has that shape; a symbol stands for any size.
-fn takes(shape: &InputShape, x: &Tensor) -> bool {
-    shape.len() == x.shape().len()
-        && shape.iter().zip(x.shape()).all(|(d, &n)| match d {
-            Dim::Fixed(want) => *want == n,
-            Dim::Symbol(_) => true,
-        })
+/// What a condition is whatever the sample; `None` where that has to be computed.
+fn constant(graph: &Graph, name: &str) -> Result<Option<bool>> {
+    let constant = |node: &NodeProto| node.tensor("value").filter(|_| node.is("Constant")).map(Tensor::from_proto);
+    let value = match graph.constant(name)? {
+        Some(tensor) => Some(tensor).filter(|_| !graph.is_input(name)),
+        None => graph.producer(name).and_then(|(id, _)| constant(graph.node(id)?)).transpose()?,
+    };
+    value.map(|t| truth(&t)).transpose()
 }
 
-/// One thread's session.
-pub struct Worker<'a> {
-    runner: &'a Runner<'a>,
-    current: Option<(Plan, Box<dyn Session>)>,
+fn truth(condition: &Tensor) -> Result<bool> {
+    let first = condition.i64s()?.first().map(|&x| x != 0);
+    first.ok_or_else(|| Error::new(ErrorKind::InvalidModel, "the condition of an If is empty"))
 }
 
-impl Worker<'_> {
+/// The model cut down to some of its nodes, which make the named outputs. It takes the same inputs.
+fn cut(model: &Model, nodes: &HashSet<NodeId>, outputs: &[&str]) -> Result<Model> {
+    let graph = &model.graph;
+    let kept: Vec<NodeProto> = graph.nodes().filter(|(id, _)| nodes.contains(id)).map(|(_, n)| n.clone()).collect();
+    let mut read: HashSet<&str> = outputs.iter().copied().collect();
+    for node in &kept {
+        read.extend(node.input.iter().map(String::as_str).chain(captures(node)));
+    }
+    // The element types of the outputs are what the engine finds; UNDEFINED asks it to say.
+    let any = |name: &&str| ValueInfoProto {
+        name: Some((*name).to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(0), shape: None })),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let part = GraphProto {
+        name: Some("conditions".to_owned()),
+        input: graph.inputs().iter().filter(|v| graph.initializer(v.name()).is_none()).cloned().collect(),
+        initializer: graph.initializers().filter(|t| read.contains(t.name())).cloned().collect(),
+        output: outputs.iter().map(any).collect(),
+        node: kept.clone(),
+        ..Default::default()
+    };
+    Model::from_proto(ModelProto { graph: Some(part), ..model.metadata().clone() })
+}
+
+/// One thread's sessions.
+pub struct Worker<'r, 'a> {
+    runner: &'r Runner<'a>,
+    /// The latest at the end.
+    seats: Vec<Seat<'a>>,
+}
+
+impl<'a> Worker<'_, 'a> {
     /// Runs a sample, calling back with every watched value, and returns the outputs.
     pub fn run(&mut self, sample: &Sample, see: &mut dyn FnMut(Seen<'_>)) -> Result<Vec<Tensor>> {
-        if !self.session(sample)?.0 {
-            return self.session(sample)?.1.run(sample, see);
-        }
-        // A run with symbols may fail half way; nobody is to see its values then.
-        let mut held: Vec<(usize, Vec<usize>, Vec<f32>)> = Vec::new();
-        let hold = &mut |s: Seen<'_>| held.push((s.value, s.shape.to_vec(), s.numbers.to_vec()));
-        match self.session(sample)?.1.run(sample, hold) {
-            Ok(outputs) => {
-                for (value, shape, numbers) in &held {
-                    see(Seen { value: *value, shape, numbers });
-                }
-                Ok(outputs)
-            }
-            Err(_) => self.exact(sample)?.run(sample, see),
-        }
+        let straight = self.straighten(sample)?;
+        self.seat(&straight, true).run(sample, see)
     }
 
     /// Runs a sample for its outputs alone.
     pub fn outputs(&mut self, sample: &Sample) -> Result<Vec<Tensor>> {
-        let (symbolic, session) = self.session(sample)?;
-        match session.outputs(sample) {
-            Err(_) if symbolic => self.exact(sample)?.outputs(sample),
-            outcome => outcome,
-        }
+        let straight = self.straighten(sample)?;
+        self.seat(&straight, true).outputs(sample)
     }
 
-    /// A session for exactly this shape, after one with symbols failed.
-    fn exact(&mut self, sample: &Sample) -> Result<&mut Box<dyn Session>> {
-        self.runner.exact_only.store(true, Ordering::Relaxed);
-        self.current = None;
-        Ok(self.session(sample)?.1)
-    }
-
-    /// The session for a sample, and whether it was prepared with symbols.
-    fn session(&mut self, sample: &Sample) -> Result<(bool, &mut Box<dyn Session>)> {
-        if !self.current.as_ref().is_some_and(|(plan, _)| plan.fits(sample)) {
-            let plan = self.runner.plan_for(sample)?;
-            let session = plan.prepared.session()?;
-            self.current = Some((plan, session));
-        }
-        match &mut self.current {
-            Some((plan, session)) => Ok((plan.symbolic(), session)),
-            None => Err(Error::new(ErrorKind::Engine, "no session")),
-        }
-    }
-}
-
-/// What came of the steps that one thread took.
-type Steps<R> = Vec<(usize, Result<R>)>;
-
-/// Spreads `count` steps over the threads: each makes one worker and takes the next step when it is free.
-///
-/// Returns the workers (as many as there were threads at work, in no order that means anything) and the results in
-/// the order of the steps, so that what is made of them does not depend on the threads. The error with the lowest
-/// step is returned when steps fail.
-pub fn spread<W: Send, R: Send>(
-    count: usize,
-    events: &dyn Events,
-    make: impl Fn() -> Result<W> + Sync,
-    step: impl Fn(&mut W, usize) -> Result<R> + Sync,
-) -> Result<(Vec<W>, Vec<R>)> {
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let failed = AtomicUsize::new(usize::MAX);
-    let threads = rayon::current_num_threads().min(count).max(1);
-    let outcomes: Vec<(Option<W>, Steps<R>)> = (0..threads)
-        .into_par_iter()
-        .map(|_| {
-            let mut worker = None;
-            let mut results = Vec::new();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                // Steps before a failed one are still taken: the lowest error is the one to report.
-                if i >= count || i > failed.load(Ordering::Relaxed) {
-                    return (worker, results);
+    /// The model along the branches that the sample takes.
+    fn straighten(&mut self, sample: &Sample) -> Result<Arc<Straight<'a>>> {
+        let mut stage = self.runner.first.clone();
+        loop {
+            stage = match &*stage {
+                Stage::Straight(straight) => return Ok(straight.clone()),
+                Stage::Fork(fork) => {
+                    let decided = match &fork.conditions {
+                        Conditions::Known(known) => known.clone(),
+                        Conditions::Computed(straight) => {
+                            let values = self.seat(straight, false).outputs(sample).at(|| "conditions".to_owned())?;
+                            values.iter().map(truth).collect::<Result<_>>()?
+                        }
+                    };
+                    self.runner.behind(fork, decided)?
                 }
-                let made = match &mut worker {
-                    Some(w) => Ok(w),
-                    None => make().map(|w| worker.insert(w)),
-                };
-                let result = made.and_then(|w| step(w, i));
-                if result.is_err() {
-                    failed.fetch_min(i, Ordering::Relaxed);
-                }
-                results.push((i, result));
-                events.tick(done.fetch_add(1, Ordering::Relaxed) + 1, count);
-            }
-        })
-        .collect();
-    let mut workers = Vec::new();
-    let mut results = Vec::new();
-    for (worker, part) in outcomes {
-        workers.extend(worker);
-        results.extend(part);
+            };
+        }
     }
-    results.sort_by_key(|(i, _)| *i);
-    Ok((workers, results.into_iter().map(|(_, r)| r).collect::<Result<Vec<R>>>()?))
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::events::Silent;
-
-    #[test]
-    fn results_come_in_order_and_the_first_error_wins() {
-        let (workers, results) = spread(
-            100,
-            &Silent,
-            || Ok(0usize),
-            |w, i| {
-                *w += 1;
-                Ok(i * 2)
-            },
-        )
-        .unwrap();
-        assert_eq!(workers.iter().sum::<usize>(), 100);
-        assert_eq!(results, (0..100).map(|i| i * 2).collect::<Vec<_>>());
-        let fail = |_: &mut (), i: usize| {
-            if i % 10 == 7 { Err(Error::new(ErrorKind::Data, i.to_string())) } else { Ok(()) }
-        };
-        let error = spread(100, &Silent, || Ok(()), fail).unwrap_err();
-        assert_eq!(error.to_string(), "7");
+    /// This thread's seat at a form of the model: at one without branches, or at one that computes conditions.
+    fn seat(&mut self, straight: &Arc<Straight<'a>>, whole: bool) -> &mut Seat<'a> {
+        self.runner.note(straight, whole);
+        let known = self.seats.iter().position(|s| s.is_at(straight)).map(|i| self.seats.remove(i));
+        if self.seats.len() == READY.0 + READY.1 {
+            self.seats.remove(0);
+        }
+        self.seats.push(known.unwrap_or_else(|| Seat::new(straight.clone())));
+        let last = self.seats.len() - 1;
+        &mut self.seats[last]
     }
 }

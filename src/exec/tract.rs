@@ -241,8 +241,9 @@ impl Running {
                 Ok(results)
             })
         });
-        if outputs.is_err() {
-            // A failed turn leaves values behind; the next sample starts afresh.
+        // A failed turn leaves values behind, and recurrent operators go on from the state of the last turn: the next
+        // sample starts afresh.
+        if outputs.is_err() || self.state.op_states.iter().any(Option::is_some) {
             self.state = guarded("tract cannot start a session", || self.ready.runnable.spawn())?;
         }
         let outputs = outputs?;

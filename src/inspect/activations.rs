@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::calibrate::calibrate;
+use crate::calibrate::{Keep, calibrate};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Model, NodeExt};
+use crate::model::{Graph, Model, NodeExt};
+use crate::number::{Format, Granularity, Grid, Scheme};
+use crate::observe::{Density, Method, Profile};
+use crate::pass::{self, Context, InlineFunctions, Pass, UniqueNames};
 use crate::sample::Samples;
 
 /// What was seen of an activation.
@@ -16,7 +20,7 @@ use crate::sample::Samples;
 pub struct ActivationRow {
     /// The value.
     pub value: String,
-    /// The node that produces it; empty for an input of the model.
+    /// The node that produces it, behind the nodes around it; empty for an input of the model.
     pub node: String,
     /// The operator of that node; empty for an input of the model.
     pub operator: String,
@@ -28,9 +32,42 @@ pub struct ActivationRow {
     pub max: Option<f32>,
     /// How many numbers were NaN or infinite.
     pub non_finite: u64,
+    /// 99.9 % of the magnitudes are no larger; `None` if there was no number.
+    pub magnitude_999: Option<f32>,
+    /// Pearson's kurtosis: 3 for a Gauss distribution, more where few numbers are far out. `None` if all are equal.
+    pub kurtosis: Option<f64>,
+    /// What each method makes of it, in the order of [`Method::ALL`]; those that are told a number, with the one in that
+    /// list. Empty if there was no number.
+    pub ranges: Vec<MethodRange>,
 }
 
-/// Runs all samples and tells of every float value what was seen, in the order of execution.
+/// The range that a method chooses, and what it costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MethodRange {
+    /// The method.
+    pub method: String,
+    /// The lower end.
+    pub min: f32,
+    /// The upper end.
+    pub max: f32,
+    /// SQNR in dB after rounding to this range in affine uint8, as the histogram predicts it; infinite if nothing is
+    /// lost.
+    pub sqnr_db: f64,
+}
+
+/// In what activations are judged.
+const UINT8: Scheme =
+    Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+
+/// A value that may be an activation.
+struct Candidate {
+    value: String,
+    node: String,
+    operator: String,
+}
+
+/// Runs all samples and tells of every float value what was seen, in the order of execution; of values in branches
+/// (operator If) when samples took them, and of those in functions once for each call.
 ///
 /// Errors when the engine cannot run the model, or samples do not fit it.
 pub fn activations(
@@ -39,29 +76,64 @@ pub fn activations(
     executor: &dyn Executor,
     events: &dyn Events,
 ) -> Result<Vec<ActivationRow>> {
-    let graph = &model.graph;
+    let mut model = model.clone();
+    for pass in [&InlineFunctions as &dyn Pass, &UniqueNames] {
+        pass::run(pass, &mut model, &mut Context::new(None, events))?;
+    }
+    let mut values = Vec::new();
+    for input in model.graph.inputs() {
+        values.push(Candidate { value: input.name().to_owned(), node: String::new(), operator: String::new() });
+    }
+    collect(&model.graph, &mut values)?;
     let mut known = BTreeSet::new();
-    let inputs = graph.inputs().iter().map(|v| (v.name(), None));
-    let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(move |o| (o.as_str(), Some(n))));
-    let values: Vec<_> = inputs
-        .chain(outputs)
-        .filter(|(v, _)| !v.is_empty() && graph.initializer(v).is_none() && known.insert(*v))
-        .collect();
-    let runner = Runner::new(executor, model, values.iter().map(|(v, _)| (*v).to_owned()).collect())?;
+    values.retain(|c| model.graph.initializer(&c.value).is_none() && known.insert(c.value.clone()));
+    let runner = Runner::new(executor, &model, values.iter().map(|c| c.value.clone()).collect())?;
     events.stage("run samples");
     let picks: Vec<usize> = (0..samples.len()).collect();
-    let ranges = calibrate(&runner, samples, &picks, events)?;
-    let row = |(value, node): (&str, Option<&crate::model::NodeProto>)| {
-        let stats = ranges.get(value)?;
+    let ranges = calibrate(&runner, samples, &picks, Keep::Profile, events)?;
+    let row = |c: &Candidate| {
+        let stats = ranges.get(&c.value)?;
+        let seen = stats.profile.as_ref().filter(|p| p.histogram.finite() > 0);
         Some(ActivationRow {
-            value: value.to_owned(),
-            node: node.map_or("", |n| if n.name().is_empty() { value } else { n.name() }).to_owned(),
-            operator: node.map(NodeExt::operator).unwrap_or_default(),
             shape: stats.shape.clone(),
             min: stats.min,
             max: stats.max,
             non_finite: stats.non_finite,
+            magnitude_999: seen.and_then(|p| {
+                let magnitudes = Scheme { symmetric: true, ..UINT8 };
+                Some(Method::Percentile(99.9).range(p, &magnitudes)?.magnitude())
+            }),
+            kurtosis: seen.map(|p| p.histogram.moments()).filter(|m| m.std > 0.0).map(|m| m.kurtosis),
+            ranges: seen.map(by_method).unwrap_or_default(),
+            value: c.value.clone(),
+            node: c.node.clone(),
+            operator: c.operator.clone(),
         })
     };
-    Ok(values.into_iter().filter_map(row).collect())
+    Ok(values.par_iter().filter_map(row).collect())
+}
+
+fn by_method(seen: &Profile) -> Vec<MethodRange> {
+    let density = Density::of(&seen.histogram);
+    let one = |method: Method| {
+        let range = method.range(seen, &UINT8)?;
+        let sqnr_db = density.sqnr(Grid::fit(&UINT8, range));
+        Some(MethodRange { method: method.to_string(), min: range.min(), max: range.max(), sqnr_db })
+    };
+    Method::ALL.into_iter().filter_map(one).collect()
+}
+
+/// Adds what the nodes of a graph make, and those in the branches of its Ifs.
+fn collect(graph: &Graph, values: &mut Vec<Candidate>) -> Result<()> {
+    for (id, node) in graph.nodes() {
+        if node.is("If") {
+            for body in graph.bodies().into_iter().filter(|b| b.node == id) {
+                collect(&graph.body(body)?, values)?;
+            }
+        }
+        for value in node.output.iter().filter(|o| !o.is_empty() && !node.is("Constant")) {
+            values.push(Candidate { value: value.clone(), node: graph.path(node), operator: node.operator() });
+        }
+    }
+    Ok(())
 }

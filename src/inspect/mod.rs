@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::model::Model;
 
-pub use activations::{ActivationRow, activations};
+pub use activations::{ActivationRow, MethodRange, activations};
 pub use coded::{Coding, Grain, Span};
 pub use facts::{Extent, ModelFacts, OperatorCount, Opset, ValueFact};
 pub use quantization::{Coverage, Quantization, QuantizedActivation};
@@ -428,6 +428,9 @@ mod tests {
             min: Some(-1.5),
             max: Some(2.0),
             non_finite,
+            magnitude_999: Some(1.75),
+            kurtosis: Some(3.25),
+            ranges: vec![MethodRange { method: "mse:2".into(), min: -1.25, max: 1.5, sqnr_db: 40.25 }],
         };
         seen.with_activations(vec![row("input", 0)]);
         let text = report::text(&seen.tables()[2..], None);
@@ -435,9 +438,16 @@ mod tests {
             text.lines().map(str::trim_end).collect::<Vec<_>>(),
             [
                 "Activations (1)",
-                "value  node  operator  shape       min    max",
-                "─────────────────────────────────────────────",
-                "input  -     -         [1, 10]  -1.500  2.000",
+                "value  node  operator  shape       min    max  99.9 %  kurtosis",
+                "───────────────────────────────────────────────────────────────",
+                "input  -     -         [1, 10]  -1.500  2.000   1.750       3.3",
+                "99.9 %: of the magnitudes are no larger. kurtosis: 3 for a Gauss distribution, more with outliers.",
+                "",
+                "Ranges by method, in affine uint8 (1)",
+                "value                   mse:2",
+                "─────────────────────────────",
+                "input  -1.250 .. 1.500 (40.3)",
+                "In brackets the SQNR in dB that the histogram predicts for the range.",
             ]
         );
         seen.with_activations(vec![row("input", 3), row("logits", 0)]);

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::number::{Drift, Format, Granularity, Moments, QuantParams, Range, Scheme, fake_quantize, min_max};
+use crate::number::{
+    Format, Granularity, Moments, QuantParams, Range, Scheme, decibels, min_max, min_max_channels, rounding_loss,
+};
 
 /// How the numbers of a weight are spread. Where there is a channel axis, a channel is one index along it.
 ///
@@ -32,40 +34,31 @@ pub struct Statistics {
 /// Symmetric INT8 as weights use it: `scale = max |x| / 127`, codes from -127 to 127.
 const INT8: Scheme = Scheme { format: Format::INT8, symmetric: true, narrow: true, granularity: Granularity::Tensor };
 
-/// Numbers that are rounded at a time, few enough to stay in the cache.
-const CHUNK: usize = 1 << 13;
-
-/// Channels that are gathered at a time: as many as there are floats in a cache line.
-const GROUP: usize = 16;
-
 /// The statistics of a tensor of this shape, which its numbers fill; `axis`, if there is one, lies inside it.
 ///
 /// `rounded` says whether SQNRs are wanted. Sums run in f64 in a fixed order.
 pub(super) fn measure(x: &[f32], shape: &[usize], axis: Option<usize>, rounded: bool) -> Result<Statistics> {
     let mut s = Statistics::default();
-    let mut scratch = vec![0.0; CHUNK.min(x.len())];
     let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
     if let Some(axis) = axis {
+        let mut channels = vec![(low, high); shape[axis]];
+        s.non_finite = min_max_channels(x, shape, axis, &mut channels);
         let (mut widest, mut narrowest, mut dead) = (0f32, f32::INFINITY, 0);
-        let mut drift = Drift::default();
-        each_channel(x, shape, axis, |channel| {
-            let (min, max, bad) = min_max(channel);
+        for &(min, max) in &channels {
             (low, high) = (low.min(min), high.max(max));
-            s.non_finite += bad;
             let magnitude = max.max(-min);
-            if bad == 0 && magnitude == 0.0 {
+            if magnitude == 0.0 {
                 dead += 1;
             } else if magnitude > 0.0 {
                 (widest, narrowest) = (widest.max(magnitude), narrowest.min(magnitude));
             }
-            if rounded && bad == 0 {
-                drift.merge(&loss(channel, min, max, &mut scratch)?);
-            }
-            Ok(())
-        })?;
+        }
         s.dead_channels = Some(dead);
         s.spread = (widest > 0.0).then(|| f64::from(widest) / f64::from(narrowest));
-        s.sqnr_channel_db = (rounded && s.non_finite == 0).then(|| drift.sqnr());
+        if rounded && s.non_finite == 0 && low <= high {
+            let scheme = Scheme { granularity: Granularity::Channel { axis }, ..INT8 };
+            s.sqnr_channel_db = Some(sqnr(x, shape, &scheme, &channels)?);
+        }
     } else {
         (low, high, s.non_finite) = min_max(x);
     }
@@ -75,52 +68,24 @@ pub(super) fn measure(x: &[f32], shape: &[usize], axis: Option<usize>, rounded: 
     if s.non_finite == 0 {
         let moments = Moments::of(x);
         s.kurtosis = (moments.std > 0.0).then_some(moments.kurtosis);
-        if rounded {
-            s.sqnr_tensor_db = Some(loss(x, low, high, &mut scratch)?.sqnr());
+        if rounded && low <= high {
+            s.sqnr_tensor_db = Some(sqnr(x, shape, &INT8, &[(low, high)])?);
         }
     }
     Ok(s)
 }
 
-/// What is lost when finite numbers with these extremes are rounded with one scale.
-fn loss(x: &[f32], min: f32, max: f32, scratch: &mut [f32]) -> Result<Drift> {
-    let mut drift = Drift::default();
-    let Some(range) = Range::new(min, max) else { return Ok(drift) };
-    let params = QuantParams::from_ranges(&INT8, &[range])?;
-    for chunk in x.chunks(scratch.len().max(1)) {
-        let rounded = &mut scratch[..chunk.len()];
-        rounded.copy_from_slice(chunk);
-        fake_quantize(rounded, &[chunk.len()], &params)?;
-        drift.add(chunk, rounded);
-    }
-    Ok(drift)
-}
-
-/// Calls with the numbers of every channel in turn, gathered where they do not lie side by side.
-fn each_channel(x: &[f32], shape: &[usize], axis: usize, mut visit: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
-    let outer: usize = shape[..axis].iter().product();
-    let (channels, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
-    let size = outer * inner;
-    if outer == 1 {
-        return (0..channels).try_for_each(|c| visit(&x[c * inner..(c + 1) * inner]));
-    }
-    let mut gathered = vec![0.0; size * GROUP.min(channels)];
-    for first in (0..channels).step_by(GROUP) {
-        let group = GROUP.min(channels - first);
-        for o in 0..outer {
-            let row = &x[(o * channels + first) * inner..][..group * inner];
-            for c in 0..group {
-                gathered[c * size + o * inner..][..inner].copy_from_slice(&row[c * inner..(c + 1) * inner]);
-            }
-        }
-        (0..group).try_for_each(|c| visit(&gathered[c * size..(c + 1) * size]))?;
-    }
-    Ok(())
+/// The SQNR in dB of finite numbers that are rounded by this scheme to ranges with these extremes.
+fn sqnr(x: &[f32], shape: &[usize], scheme: &Scheme, extremes: &[(f32, f32)]) -> Result<f64> {
+    let ranges: Vec<Range> = extremes.iter().map(|&(lo, hi)| Range::new(lo, hi).unwrap_or(Range::ZERO)).collect();
+    let (signal, noise) = rounding_loss(x, shape, &QuantParams::from_ranges(scheme, &ranges)?)?;
+    Ok(decibels(signal, noise))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::number::{Drift, fake_quantize};
     use proptest::prelude::*;
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{ActivationRow, Coding, Coverage, Grain, Inspection, ModelFacts, Quantization, QuantizedActivation, Span};
-use super::{ValueFact, WeightRow};
+use super::{ActivationRow, Coding, Coverage, Grain, Inspection, MethodRange, ModelFacts, Quantization};
+use super::{QuantizedActivation, Span, ValueFact, WeightRow};
 use crate::report::{Cell, Column, Table, number};
 
 impl Inspection {
@@ -14,7 +14,10 @@ impl Inspection {
             vec![model(&self.model, self.quantization.as_ref()), weights(&self.weights, self.weights_total)];
         let quantized = self.quantization.iter().filter(|q| !q.activations.is_empty());
         tables.extend(quantized.map(|q| quantized_activations(&q.activations, q.activations_total)));
-        tables.extend(self.activations.iter().map(|rows| activations(rows, self.activations_total)));
+        if let Some(rows) = &self.activations {
+            tables.push(activations(rows, self.activations_total));
+            tables.extend(ranges(rows, self.activations_total));
+        }
         tables
     }
 }
@@ -172,6 +175,8 @@ fn activations(rows: &[ActivationRow], total: usize) -> Table {
         Column::left("shape").spare(1),
         Column::right("min"),
         Column::right("max"),
+        Column::right("99.9 %"),
+        Column::right("kurtosis"),
     ];
     columns.extend(poisoned.then(|| Column::right("NaN or inf")));
     let mut t = Table::new(titled("Activations", rows.len(), total), columns);
@@ -184,11 +189,36 @@ fn activations(rows: &[ActivationRow], total: usize) -> Table {
             sizes(&a.shape),
             Cell::of(a.min, |x| Cell::Real(x.into())),
             Cell::of(a.max, |x| Cell::Real(x.into())),
+            Cell::of(a.magnitude_999, |x| Cell::Real(x.into())),
+            Cell::of(a.kurtosis, Cell::Ratio),
         ];
         row.extend(poisoned.then_some(Cell::Count(a.non_finite)));
         t.rows.push(row);
     }
+    let words = "99.9 %: of the magnitudes are no larger. kurtosis: 3 for a Gauss distribution, more with outliers.";
+    t.notes.extend((!rows.is_empty()).then(|| words.to_owned()));
     t
+}
+
+/// What each method makes of the activations; nothing if no number was seen.
+fn ranges(rows: &[ActivationRow], total: usize) -> Option<Table> {
+    let methods = rows.iter().map(|a| &a.ranges).find(|r| !r.is_empty())?;
+    let columns = methods.iter().enumerate().map(|(i, m)| {
+        let column = Column::right(&m.method);
+        if i == 0 { column } else { column.spare(i as u8) }
+    });
+    let columns = [Column::left("value")].into_iter().chain(columns).collect();
+    let mut t = Table::new(titled("Ranges by method, in affine uint8", rows.len(), total), columns);
+    for a in rows {
+        let shown = |r: &MethodRange| {
+            let (min, max) = (number::real(r.min.into()), number::real(r.max.into()));
+            Cell::Text(format!("{min} .. {max} ({})", number::decibels(r.sqnr_db)))
+        };
+        let cells = (0..methods.len()).map(|i| a.ranges.get(i).map_or(Cell::None, shown));
+        t.rows.push([Cell::Name(a.value.clone())].into_iter().chain(cells).collect());
+    }
+    t.notes.push("In brackets the SQNR in dB that the histogram predicts for the range.".to_owned());
+    Some(t)
 }
 
 fn titled(what: &str, shown: usize, total: usize) -> String {

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::tensor_proto::DataLocation;
 
 /// The files beside a model that hold tensors, mapped once each.
-pub(super) struct External {
+pub(crate) struct External {
     /// The model's folder; `None` for a model that came from no file.
     folder: Option<PathBuf>,
     files: HashMap<PathBuf, File>,
@@ -85,7 +85,8 @@ impl External {
         Ok(())
     }
 
-    fn bytes_of(&mut self, tensor: &TensorProto) -> Result<Bytes> {
+    /// The bytes that the tensor's data are, mapped. Errors as [`External::resolve`].
+    pub fn bytes_of(&mut self, tensor: &TensorProto) -> Result<Bytes> {
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
         let number = |key: &str| {
             entry(key)

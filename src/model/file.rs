@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::external::External;
 use super::graph::Part;
 use super::wire::{Encode, Field, Kept, Pieces, fields};
-use super::{Graph, ModelProto, map};
+use super::{BodyId, Graph, ModelProto, map};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::{FunctionProto, OperatorSetIdProto, StringStringEntryProto};
 
@@ -51,6 +52,18 @@ impl Model {
         Ok(model)
     }
 
+    /// Reads the message of a model file as it stands: nothing in it is checked, and data in other files stay there.
+    ///
+    /// Errors when the file is missing, a directory, empty, truncated or not an ONNX model.
+    pub fn read_proto(path: &Path) -> Result<ModelProto> {
+        let place = || format!("`{}`", path.display());
+        let proto = map(path).and_then(|bytes| ModelProto::decode(bytes).map_err(not_onnx)).at(place)?;
+        if proto.graph.is_none() && proto.ir_version.is_none() {
+            return Err(no_model()).at(place);
+        }
+        Ok(proto)
+    }
+
     /// A model from the bytes of a file without external data. Errors as [`Model::read`].
     pub fn from_bytes(bytes: Bytes) -> Result<Model> {
         Model::decode(bytes, &mut External::none())
@@ -73,7 +86,7 @@ impl Model {
         }
         let mut rest = Kept::<ModelProto>::read(others.into()).map_err(not_onnx).at(place)?;
         if graphs.is_empty() && rest.ir_version.is_none() {
-            return Err(malformed("not an ONNX model: neither graph nor IR version in it"));
+            return Err(no_model());
         }
         if external.is_some() && rest.functions.iter().any(|f| f.node.iter().any(External::is_used_by)) {
             rest.edit().functions.iter_mut().flat_map(|f| &mut f.node).try_for_each(|n| external.resolve_node(n))?;
@@ -163,6 +176,19 @@ impl Model {
         self.raise_ir_version(ir_version_of(version));
     }
 
+    /// Imports an operator set that the model does not import yet.
+    pub fn import(&mut self, domain: &str, version: i64) {
+        if self.imported(domain).is_none() {
+            let import = OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+            self.rest.edit().opset_import.push(import);
+        }
+    }
+
+    /// The version of an operator set that the model imports; `None` if it does not.
+    pub fn imported(&self, domain: &str) -> Option<i64> {
+        self.rest.opset_import.iter().find(|o| o.domain() == domain).map(|o| o.version())
+    }
+
     /// Raises the IR version to 4 where it is lower: since then an initializer need not be a graph input, and one
     /// that is not is a constant (docs/IR.md of ONNX, "Graphs").
     pub fn allow_constants(&mut self) {
@@ -184,6 +210,17 @@ impl Model {
         }
     }
 
+    /// Changes the body of a node as if it were the graph of the model. See [`Graph::edit_body`].
+    pub fn edit_body<T>(&mut self, id: BodyId, change: impl FnOnce(&mut Model) -> Result<T>) -> Result<T> {
+        let (rest, head) = (&mut self.rest, self.head);
+        self.graph.edit_body(id, |graph| {
+            let mut inner = Model { rest: std::mem::take(rest), head, graph: std::mem::take(graph) };
+            let outcome = change(&mut inner);
+            (*rest, *graph) = (inner.rest, inner.graph);
+            outcome
+        })
+    }
+
     /// Changes the model-local functions, one after the other. Errors as `change` does, and name the function.
     pub fn edit_functions(&mut self, mut change: impl FnMut(&mut FunctionProto) -> Result<()>) -> Result<()> {
         if self.rest.functions.is_empty() {
@@ -193,6 +230,13 @@ impl Model {
             let place = format!("function `{}.{}`", f.domain(), f.name());
             change(f).at(|| place)
         })
+    }
+
+    /// Drops the model-local functions that are not to be kept.
+    pub fn retain_functions(&mut self, keep: impl FnMut(&FunctionProto) -> bool) {
+        if !self.rest.functions.is_empty() {
+            self.rest.edit().functions.retain(keep);
+        }
     }
 
     /// The model-local functions' names, as `domain.name`.
@@ -215,8 +259,13 @@ fn ir_version_of(opset: i64) -> i64 {
         21..=22 => 10,
         23 => 11,
         24 => 12,
-        _ => 13,
+        25..=27 => 13,
+        _ => 14,
     }
+}
+
+fn no_model() -> Error {
+    malformed("not an ONNX model: neither graph nor IR version in it")
 }
 
 fn no_graph() -> Error {

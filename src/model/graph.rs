@@ -1,16 +1,26 @@
 //! The graph: nodes in stable slots, and a private index that every edit keeps true.
 
+mod body;
+mod inline;
+
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
 use super::file::not_onnx;
 use super::index::Index;
+use super::names::{self, Names, sparse_names};
 use super::order::Order;
+use super::taken::Taken;
 use super::wire::{Encode, Kept, Pieces, fields};
 use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, shortened};
 use crate::proto::type_proto;
+
+use body::Around;
+pub use body::{BodyId, first_value};
+pub use inline::{Inlined, Renamed};
 
 /// A node's slot; stays valid while other nodes come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +48,12 @@ pub enum At {
     End,
 }
 
-/// A graph of ONNX nodes. Values are their names.
+/// A graph of ONNX nodes: that of a model, or the body of a node, lent out by [`Graph::edit_body`]. Values are their
+/// names.
 ///
 /// There is no way to change a node or an initializer but through the methods here; each keeps the index true
 /// and moves [`Graph::revision`] on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Graph {
     /// Everything but nodes and initializers.
     rest: Kept<GraphProto>,
@@ -52,9 +63,10 @@ pub struct Graph {
     /// The field of the model that it was read from, key and length included, until the first edit.
     read: Option<Bytes>,
     index: Index,
-    /// Every name, and the first number that was not tried behind it.
-    taken: HashMap<String, u64>,
+    taken: Taken,
     revision: u64,
+    /// What a body sees of the graphs around it; nothing for the graph of a model.
+    around: Around,
 }
 
 /// What [`Graph::read`] shows on the way.
@@ -133,11 +145,12 @@ impl Graph {
             initializers: initializers.into_iter().map(Some).collect(),
             read: None,
             index: Index::default(),
-            taken: HashMap::new(),
+            taken: Taken::default(),
             revision: 0,
+            around: Around::default(),
         };
         graph.index = graph.build_index()?;
-        graph.taken = graph.every_name().into_iter().map(|name| (name, 2)).collect();
+        graph.taken = graph.every_name();
         Ok(graph)
     }
 
@@ -192,20 +205,33 @@ impl Graph {
 
     /// How a message names the node.
     pub fn label(&self, id: NodeId) -> String {
-        self.node(id).map_or_else(|| "a removed node".to_owned(), NodeExt::label)
+        match self.node(id) {
+            None => "a removed node".to_owned(),
+            Some(node) if self.around.path.is_empty() => node.label(),
+            Some(node) => {
+                let (path, operator) = (self.path(node), node.operator());
+                format!("node `{}` ({})", shortened(&path, 400), shortened(&operator, 120))
+            }
+        }
     }
 
-    /// The initializers, in the file's order, new ones last.
+    /// The node's name, or its first output where it has none, behind the nodes around it: `If_0 > then_branch > Conv_3`.
+    pub fn path(&self, node: &NodeProto) -> String {
+        format!("{}{}", self.around.path, node.title())
+    }
+
+    /// The initializers of this graph, in the file's order, new ones last. Those that a body captures are not among them.
     pub fn initializers(&self) -> impl Iterator<Item = &TensorProto> {
         self.initializers.iter().flatten().map(|t| &**t)
     }
 
-    /// The initializer of that name.
+    /// The initializer of that name, or the constant that a body captures under it.
     pub fn initializer(&self, name: &str) -> Option<&TensorProto> {
-        self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref())
+        let own = self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref());
+        own.or_else(|| self.around.constants.get(name))
     }
 
-    /// The value of the initializer of that name; `None` if there is none. Errors name the tensor.
+    /// The value of the initializer of that name, captured ones included; `None` if there is none. Errors name the tensor.
     pub fn constant(&self, name: &str) -> Result<Option<Tensor>> {
         self.initializer(name).map(Tensor::from_proto).transpose()
     }
@@ -245,9 +271,10 @@ impl Graph {
         self.index.outputs.contains(name)
     }
 
-    /// Whether something outside the nodes of this graph holds on to the name: a graph input or output, or a subgraph.
+    /// Whether something outside the nodes of this graph holds on to the name: a graph input or output, a subgraph, or
+    /// the graph that a body captures it from.
     pub fn is_pinned(&self, name: &str) -> bool {
-        self.is_input(name) || self.is_output(name) || !self.captured_by(name).is_empty()
+        self.is_input(name) || self.is_output(name) || !self.captured_by(name).is_empty() || self.around.has(name)
     }
 
     /// The only place where the value is read: one use, and not pinned.
@@ -258,9 +285,11 @@ impl Graph {
         }
     }
 
-    /// What the file says of the value's type: an input, an output or a value_info entry.
+    /// What the file says of the value's type: an input, an output or a value_info entry, here or where a body captures
+    /// it from.
     pub fn value_info(&self, name: &str) -> Option<&ValueInfoProto> {
-        self.index.info.get(name).and_then(|&i| infos(&self.rest).nth(i))
+        let own = self.index.info.get(name).and_then(|&i| infos(&self.rest).nth(i));
+        own.or_else(|| self.around.values.get(name)?.as_ref())
     }
 
     /// The element type the file states for the value, or that of the initializer.
@@ -289,27 +318,7 @@ impl Graph {
 
     /// A name like `base` that no value and no node has, now or in a subgraph.
     pub fn fresh_name(&mut self, base: &str) -> String {
-        let Some(&from) = self.taken.get(base) else {
-            self.take_name(base);
-            return base.to_owned();
-        };
-        let mut n = from;
-        let mut name = format!("{base}_{n}");
-        while !self.take_name(&name) {
-            n += 1;
-            name = format!("{base}_{n}");
-        }
-        self.taken.insert(base.to_owned(), n + 1);
-        name
-    }
-
-    /// Notes a name, and says whether it is new.
-    fn take_name(&mut self, name: &str) -> bool {
-        let new = !self.taken.contains_key(name);
-        if new {
-            self.taken.insert(name.to_owned(), 2);
-        }
-        new
+        self.taken.fresh(base)
     }
 
     /// Puts a node into the graph.
@@ -325,7 +334,7 @@ impl Graph {
             At::After(other) => self.order.insert_after(other.0, id.0),
         }
         for name in node.output.iter().chain(&node.name) {
-            self.take_name(name);
+            self.taken.take(name);
         }
         self.nodes.push(Some(Kept::new(node)));
         self.touch();
@@ -361,7 +370,7 @@ impl Graph {
             }
         }
         for name in &new.output {
-            self.take_name(name);
+            self.taken.take(name);
         }
         self.nodes[id.0 as usize] = Some(if outcome.is_ok() { new } else { old });
         self.touch();
@@ -424,7 +433,7 @@ impl Graph {
             None => {
                 self.index.initializer.insert(name.clone(), self.initializers.len());
                 self.initializers.push(Some(Kept::new(tensor)));
-                self.take_name(&name);
+                self.taken.take(&name);
             }
         }
         self.touch();
@@ -490,6 +499,15 @@ impl Graph {
         });
         self.index.info = index_infos(&self.rest);
         self.touch();
+    }
+
+    /// Adds what is said of a value, where nothing is said of it yet.
+    fn add_value_info(&mut self, info: ValueInfoProto) {
+        if let Entry::Vacant(new) = self.index.info.entry(info.name().to_owned()) {
+            new.insert(infos(&self.rest).count());
+            self.rest.edit().value_info.push(info);
+            self.touch();
+        }
     }
 
     /// Changes element types in value_info: those for which `change` gives another.
@@ -585,29 +603,15 @@ impl Graph {
     // ---- holding true ----
 
     /// Checks what must hold before a graph is run or written: every value one producer, everything that is read
-    /// is there and comes first, every graph output is produced, and the index is true.
+    /// is there and comes first, every graph output is produced, and the index is true. In subgraphs too.
     pub fn check(&self) -> Result<()> {
         debug_assert!(self.build_index().is_ok_and(|i| i == self.index), "the index equals a rebuilt one");
-        let mut known: HashSet<&str> = self.rest.input.iter().map(|v| v.name()).collect();
-        known.extend(self.index.initializer.keys().map(String::as_str));
-        known.extend(self.sparse_names());
-        for (_, node) in self.nodes() {
-            let reads = node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).chain(captures(node));
-            if let Some(missing) = reads.into_iter().find(|n| !known.contains(n)) {
-                let why =
-                    if self.producer(missing).is_some() { "before it is produced" } else { "which nothing produces" };
-                return Err(invalid(format!("reads `{missing}`, {why}")).at(node.label()));
-            }
-            known.extend(node.output.iter().map(String::as_str));
+        let mut around = Names::inside(None);
+        for name in self.around.names() {
+            around.input(name);
         }
-        match self.rest.output.iter().find(|v| !known.contains(v.name())) {
-            Some(v) => Err(invalid(format!("nothing produces the graph output `{}`", v.name()))),
-            None => Ok(()),
-        }
-    }
-
-    fn sparse_names(&self) -> impl Iterator<Item = &str> {
-        self.rest.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name())
+        let initializers = self.initializers().map(|t| t.name()).chain(sparse_names(&self.rest));
+        names::hold(Some(&around), &self.rest, initializers, self.nodes().map(|(_, n)| n))
     }
 
     fn build_index(&self) -> Result<Index> {
@@ -634,21 +638,21 @@ impl Graph {
         Ok(index)
     }
 
-    fn every_name(&self) -> HashSet<String> {
-        fn visit(graph: &GraphProto, names: &mut HashSet<String>) {
-            names.extend(graph.input.iter().chain(&graph.output).map(|v| v.name().to_owned()));
-            names.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
+    fn every_name(&self) -> Taken {
+        fn visit(graph: &GraphProto, names: &mut Taken) {
+            names.extend(graph.input.iter().chain(&graph.output).map(|v| v.name()));
+            names.extend(graph.initializer.iter().map(|t| t.name()));
+            names.extend(sparse_names(graph));
             graph.node.iter().for_each(|n| node_names(n, names));
         }
-        fn node_names(node: &NodeProto, names: &mut HashSet<String>) {
-            names.insert(node.name().to_owned());
-            names.extend(node.input.iter().chain(&node.output).cloned());
+        fn node_names(node: &NodeProto, names: &mut Taken) {
+            names.take(node.name());
+            names.extend(node.input.iter().chain(&node.output));
             node.subgraphs().for_each(|g| visit(g, names));
         }
-        let mut names = HashSet::new();
+        let mut names = Taken::default();
         visit(&self.rest, &mut names);
-        names.extend(self.initializers().map(|t| t.name().to_owned()));
-        names.extend(self.sparse_names().map(str::to_owned));
+        names.extend(self.initializers().map(|t| t.name()));
         self.nodes().for_each(|(_, n)| node_names(n, &mut names));
         names
     }

@@ -98,6 +98,13 @@ pub fn captures(node: &NodeProto) -> Vec<&str> {
     free.names
 }
 
+/// The names a graph and its subgraphs read from outside, in the order of their first use.
+pub(super) fn captures_of(graph: &GraphProto) -> Vec<&str> {
+    let mut free = Free::default();
+    free.visit(graph);
+    free.names
+}
+
 /// Names that are read inside of graphs and not made there.
 #[derive(Default)]
 struct Free<'a> {

@@ -4,26 +4,33 @@
 mod dtype;
 mod external;
 mod file;
+mod fingerprint;
 mod graph;
 mod index;
 mod input;
 mod linear;
 mod map;
+mod names;
 mod node;
 mod order;
 mod scratch;
+mod taken;
 mod tensor;
 mod widen;
 mod wire;
 mod write;
 
+pub(crate) use external::External;
+
 pub use dtype::{format_of, name_of as dtype_name, of_format, width};
 pub use file::Model;
-pub use graph::{At, Graph, NodeId, Use};
+pub use fingerprint::fingerprint;
+pub use graph::{At, BodyId, Graph, Inlined, NodeId, Renamed, Use, first_value};
 pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::Linear;
 pub use map::{map, release};
+pub use names::{NameFault, Names};
 pub use node::{AttributeExt, NodeExt, attribute};
 pub use scratch::Scratch;
 pub use tensor::Tensor;

@@ -34,6 +34,8 @@ pub trait NodeExt {
     fn is(&self, op_type: &str) -> bool;
     /// The subgraphs of the node.
     fn subgraphs(&self) -> impl Iterator<Item = &GraphProto>;
+    /// Its name, or its first output where it has none.
+    fn title(&self) -> &str;
     /// How messages name it: node `n` (Op), or by its first output where it has no name. What is longer than 120
     /// characters loses its middle: many reasons may name one node.
     fn label(&self) -> String;
@@ -101,6 +103,10 @@ impl NodeExt for NodeProto {
 
     fn subgraphs(&self) -> impl Iterator<Item = &GraphProto> {
         self.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
+    }
+
+    fn title(&self) -> &str {
+        if self.name().is_empty() { self.output_at(0).unwrap_or("") } else { self.name() }
     }
 
     fn label(&self) -> String {

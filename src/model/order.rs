@@ -17,6 +17,12 @@ struct Link {
 /// The place of the ends.
 const ENDS: u32 = 0;
 
+impl Default for Order {
+    fn default() -> Order {
+        Order::of(0)
+    }
+}
+
 impl Order {
     /// The slots `0..count` as they are numbered.
     pub fn of(count: u32) -> Order {

@@ -97,6 +97,12 @@ impl<T: Message + Default> Kept<T> {
     }
 }
 
+impl<T: Message + Default> Default for Kept<T> {
+    fn default() -> Kept<T> {
+        Kept::new(T::default())
+    }
+}
+
 impl<T> std::ops::Deref for Kept<T> {
     type Target = T;
 

@@ -2,9 +2,13 @@
 //! `code = saturate(round_half_even(x / scale) + zero point)`, `real = (code - zero point) * scale`.
 
 use multiversion::multiversion;
+use rayon::prelude::*;
 
-use super::{Format, QuantParams, Storage};
+use super::{Format, QuantParams, Range, Scheme, Storage};
 use crate::error::{Error, ErrorKind, Result};
+
+/// So many numbers are worth a thread. Where sums are made in parts, this is what a part is, whatever the number of threads.
+pub(super) const PART: usize = 1 << 18;
 
 /// The codes one scale and zero point can reach: what the kernels work with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +28,12 @@ impl Grid {
     pub fn of(params: &QuantParams, c: usize) -> Grid {
         let (scale, zero) = params.channel(c);
         Grid { scale, zero, lowest: params.lowest(), highest: params.format().max }
+    }
+
+    /// The grid that a scheme lays over a range.
+    pub fn fit(scheme: &Scheme, range: Range) -> Grid {
+        let (scale, zero) = scheme.fit(range);
+        Grid { scale, zero, lowest: scheme.lowest(), highest: scheme.format.max }
     }
 
     /// The code of `x`; NaN becomes the lowest code.
@@ -76,6 +86,15 @@ pub fn fake_quantize(x: &mut [f32], shape: &[usize], params: &QuantParams) -> Re
     })
 }
 
+/// A shape that so many numbers fill, as the sizes before, along and behind the axis of the parameters.
+fn fitting(len: usize, shape: &[usize], params: &QuantParams) -> Result<(usize, usize, usize)> {
+    let (outer, channels, inner) = params.split(shape)?;
+    if outer * channels * inner != len {
+        return Err(Error::new(ErrorKind::InvalidModel, format!("{len} numbers do not fill the shape {shape:?}")));
+    }
+    Ok((outer, channels, inner))
+}
+
 /// Visits a tensor in runs of neighbouring numbers: those that share one grid, or, where channels lie on the last axis,
 /// rows with a grid for each number.
 fn each_run(
@@ -84,10 +103,7 @@ fn each_run(
     params: &QuantParams,
     mut visit: impl FnMut(std::ops::Range<usize>, &[Grid]),
 ) -> Result<()> {
-    let (outer, channels, inner) = params.split(shape)?;
-    if outer * channels * inner != len {
-        return Err(Error::new(ErrorKind::InvalidModel, format!("{len} numbers do not fill the shape {shape:?}")));
-    }
+    let (outer, channels, inner) = fitting(len, shape, params)?;
     let grids: Vec<Grid> = (0..channels).map(|c| Grid::of(params, c)).collect();
     if inner == 1 && channels > 0 {
         (0..outer).for_each(|row| visit(row * channels..(row + 1) * channels, &grids));
@@ -111,6 +127,113 @@ fn snap(x: &mut [f32], scale: f32, low: f32, high: f32) {
     }
 }
 
+/// What rounding does to `x`, a tensor of this shape, without doing it: the energy of `x`, and that of the error. Both are
+/// sums in f64, in an order that depends on the shape alone.
+///
+/// Errors when the parameters' axis does not fit the shape.
+pub fn rounding_loss(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<(f64, f64)> {
+    let (_, channels, inner) = fitting(x.len(), shape, params)?;
+    let steps: Vec<Steps> = (0..channels).map(|c| Steps::of(&Grid::of(params, c))).collect();
+    let side_by_side = inner == 1 && channels > 1;
+    // Rows of numbers with one grid, or with all of them side by side.
+    let row = if channels == 1 { PART } else { inner.max(if side_by_side { channels } else { 1 }) };
+    let together = (PART / row).max(1);
+    let of_part = |(part, x): (usize, &[f32])| {
+        x.chunks(row).enumerate().fold((0.0, 0.0), |sums, (i, x)| {
+            let (signal, noise) = match side_by_side {
+                true => loss_of_row(x, &steps),
+                false => loss(x, steps[(part * together + i) % channels]),
+            };
+            (sums.0 + signal, sums.1 + noise)
+        })
+    };
+    let parts: Vec<(f64, f64)> = x.par_chunks(row * together).enumerate().map(of_part).collect();
+    Ok(parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1)))
+}
+
+/// A grid without its zero point: the scale, and the ends as multiples of it.
+#[derive(Clone, Copy)]
+struct Steps {
+    scale: f32,
+    low: f32,
+    high: f32,
+}
+
+impl Steps {
+    fn of(grid: &Grid) -> Steps {
+        Steps { scale: grid.scale, low: (grid.lowest - grid.zero) as f32, high: (grid.highest - grid.zero) as f32 }
+    }
+}
+
+/// Sums that run side by side, so that they can be vectorised: the same ones on every machine.
+struct Sums {
+    signal: [f64; Sums::LANES],
+    noise: [f64; Sums::LANES],
+}
+
+impl Sums {
+    const LANES: usize = 16;
+    const ZERO: Sums = Sums { signal: [0.0; Sums::LANES], noise: [0.0; Sums::LANES] };
+
+    /// Adds numbers, and what rounding each to its grid takes from it.
+    #[inline(always)]
+    fn add(&mut self, x: &[f32; Sums::LANES], to: impl Fn(usize) -> Steps) {
+        let mut error = [0f32; Sums::LANES];
+        for i in 0..Sums::LANES {
+            error[i] = error_of(x[i], to(i));
+        }
+        for (sum, &x) in self.signal.iter_mut().zip(x) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+        for (sum, &e) in self.noise.iter_mut().zip(&error) {
+            *sum += f64::from(e) * f64::from(e);
+        }
+    }
+
+    /// Adds fewer numbers than there are lanes; numbers of 0 have no error.
+    #[inline(always)]
+    fn add_rest(&mut self, x: &[f32], to: impl Fn(usize) -> Steps) {
+        let mut lanes = [0f32; Sums::LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.add(&lanes, |i| to(i.min(x.len().saturating_sub(1))));
+    }
+
+    fn total(&self) -> (f64, f64) {
+        (self.signal.iter().sum(), self.noise.iter().sum())
+    }
+}
+
+/// What rounding to the grid takes from `x`. Exact where the grid reaches `x`: the two numbers are then within a factor
+/// of two, or one of them is 0.
+#[inline(always)]
+fn error_of(x: f32, to: Steps) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    let clamped = (x / to.scale).max(to.low).min(to.high);
+    x - ((clamped + MAGIC) - MAGIC) * to.scale
+}
+
+#[multiversion(targets = "simd")]
+fn loss(x: &[f32], to: Steps) -> (f64, f64) {
+    let mut sums = Sums::ZERO;
+    let (chunks, rest) = x.as_chunks();
+    chunks.iter().for_each(|chunk| sums.add(chunk, |_| to));
+    sums.add_rest(rest, |_| to);
+    sums.total()
+}
+
+/// As [`loss`], with a grid for each number.
+#[multiversion(targets = "simd")]
+fn loss_of_row(x: &[f32], to: &[Steps]) -> (f64, f64) {
+    let mut sums = Sums::ZERO;
+    let (chunks, rest) = x.as_chunks();
+    let (grids, last) = to.as_chunks::<{ Sums::LANES }>();
+    chunks.iter().zip(grids).for_each(|(chunk, grids)| sums.add(chunk, |i| grids[i]));
+    if !rest.is_empty() {
+        sums.add_rest(rest, |i| last[i]);
+    }
+    sums.total()
+}
+
 /// The extremes of `x`, and how many of its numbers are not finite (those are left out of the extremes).
 ///
 /// Without any finite number the extremes are `(+inf, -inf)`.
@@ -124,11 +247,32 @@ pub fn min_max(x: &[f32]) -> (f32, f32, u64) {
     (min, max, x.iter().filter(|x| !x.is_finite()).count() as u64)
 }
 
-/// The extremes of each column of rows of `extremes.len()` numbers, widened in place; how many numbers are not finite.
-pub fn min_max_columns(x: &[f32], extremes: &mut [(f32, f32)]) -> u64 {
+/// The extremes of each channel of a tensor of this shape, whose channels lie along `axis`, widened in place; how many
+/// numbers are not finite. There must be a pair for every channel.
+pub fn min_max_channels(x: &[f32], shape: &[usize], axis: usize, extremes: &mut [(f32, f32)]) -> u64 {
+    let inner: usize = shape[axis + 1..].iter().product();
+    if inner == 1 {
+        return min_max_columns(x, extremes);
+    }
+    let mut non_finite = 0;
+    for (i, run) in x.chunks(inner.max(1)).enumerate() {
+        let (min, max, bad) = min_max(run);
+        let (lo, hi) = &mut extremes[i % shape[axis]];
+        (*lo, *hi) = (lo.min(min), hi.max(max));
+        non_finite += bad;
+    }
+    non_finite
+}
+
+/// The extremes of each column of rows of `extremes.len()` numbers.
+fn min_max_columns(x: &[f32], extremes: &mut [(f32, f32)]) -> u64 {
+    let (mut low, mut high): (Vec<f32>, Vec<f32>) = extremes.iter().copied().unzip();
     let mut non_finite = 0;
     for row in x.chunks(extremes.len().max(1)) {
-        for (&x, (lo, hi)) in row.iter().zip(extremes.iter_mut()) {
+        if scan_row(row, &mut low, &mut high) == 0.0 {
+            continue;
+        }
+        for (&x, (lo, hi)) in row.iter().zip(low.iter_mut().zip(&mut high)) {
             if x.is_finite() {
                 (*lo, *hi) = (lo.min(x), hi.max(x));
             } else {
@@ -136,7 +280,29 @@ pub fn min_max_columns(x: &[f32], extremes: &mut [(f32, f32)]) -> u64 {
             }
         }
     }
+    extremes.iter_mut().zip(low.into_iter().zip(high)).for_each(|(e, new)| *e = new);
     non_finite
+}
+
+/// Widens the extremes by a row whose numbers are all finite, and returns a sum that is zero exactly when they are; the
+/// extremes stay as they were when they are not.
+#[multiversion(targets = "simd")]
+fn scan_row(row: &[f32], low: &mut [f32], high: &mut [f32]) -> f32 {
+    let mut poison = [0f32; 16];
+    let (chunks, rest) = row.as_chunks::<16>();
+    for chunk in chunks {
+        for i in 0..16 {
+            poison[i] += chunk[i] * 0.0;
+        }
+    }
+    let poison = poison.iter().sum::<f32>() + rest.iter().map(|x| x * 0.0).sum::<f32>();
+    if poison == 0.0 {
+        for ((&x, low), high) in row.iter().zip(low).zip(high) {
+            *low = if x < *low { x } else { *low };
+            *high = if x > *high { x } else { *high };
+        }
+    }
+    poison
 }
 
 /// Minimum, maximum, and a sum that is zero exactly when every number is finite.

@@ -1,6 +1,10 @@
 //! Measures: drift between a reference and what came of it, moments of a stream.
 
+use multiversion::multiversion;
+use rayon::prelude::*;
 use serde::Serialize;
+
+use super::kernel::PART;
 
 /// `10 log10(signal / noise)` of two energies, in dB; infinite when there is no noise.
 pub fn decibels(signal: f64, noise: f64) -> f64 {
@@ -75,7 +79,45 @@ impl Drift {
     }
 }
 
-/// Mean and central moments of a stream, in f64, computed in two passes over a slice.
+/// Sums that run side by side, so that they can be vectorised: the same ones on every machine.
+const LANES: usize = 16;
+
+#[multiversion(targets = "simd")]
+fn sum(x: &[f32]) -> f64 {
+    let mut sums = [0f64; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            sums[i] += f64::from(chunk[i]);
+        }
+    }
+    rest.iter().enumerate().for_each(|(i, &x)| sums[i] += f64::from(x));
+    sums.iter().sum()
+}
+
+/// The sums of the second and of the fourth powers of what is left when `mean` is taken off.
+#[multiversion(targets = "simd")]
+fn powers(x: &[f32], mean: f64) -> (f64, f64) {
+    let (mut second, mut fourth) = ([0f64; LANES], [0f64; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        let mut square = [0f64; LANES];
+        for i in 0..LANES {
+            let d = f64::from(chunk[i]) - mean;
+            square[i] = d * d;
+        }
+        second.iter_mut().zip(&square).for_each(|(sum, s)| *sum += s);
+        fourth.iter_mut().zip(&square).for_each(|(sum, s)| *sum += s * s);
+    }
+    for (i, &x) in rest.iter().enumerate() {
+        let square = (f64::from(x) - mean).powi(2);
+        second[i] += square;
+        fourth[i] += square * square;
+    }
+    (second.iter().sum(), fourth.iter().sum())
+}
+
+/// Mean and central moments of numbers, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Moments {
     /// The mean.
@@ -87,15 +129,29 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The moments of a slice; zeros for an empty one.
+    /// The moments of a slice, in two passes over it; zeros for an empty one.
     pub fn of(x: &[f32]) -> Moments {
         let n = x.len().max(1) as f64;
-        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-        let (m2, m4) = x.iter().fold((0.0, 0.0), |(m2, m4), &x| {
-            let square = (f64::from(x) - mean).powi(2);
-            (m2 + square, m4 + square * square)
-        });
-        let (m2, m4) = (m2 / n, m4 / n);
+        let parts = || x.par_chunks(PART);
+        let mean = parts().map(sum).collect::<Vec<f64>>().iter().sum::<f64>() / n;
+        let powers: Vec<(f64, f64)> = parts().map(|x| powers(x, mean)).collect();
+        let (m2, m4) = powers.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1));
+        Moments::central(mean, m2 / n, m4 / n)
+    }
+
+    /// The moments of `count` numbers whose sums of `x`, `x^2`, `x^3` and `x^4` these are; zeros for no numbers.
+    ///
+    /// With mean `m` and standard deviation `s`, rounding of the sums comes back `(m / s)^2` times as large in the
+    /// variance, and `(m / s)^4` times as large in the kurtosis.
+    pub fn of_powers(count: u64, powers: [f64; 4]) -> Moments {
+        let n = count.max(1) as f64;
+        let [mean, p2, p3, p4] = powers.map(|sum| sum / n);
+        let m2 = (p2 - mean * mean).max(0.0);
+        let m4 = (p4 - mean * (4.0 * p3 - mean * (6.0 * p2 - 3.0 * mean * mean))).max(0.0);
+        Moments::central(mean, m2, m4)
+    }
+
+    fn central(mean: f64, m2: f64, m4: f64) -> Moments {
         Moments { mean, std: m2.sqrt(), kurtosis: if m2 == 0.0 { 0.0 } else { m4 / (m2 * m2) } }
     }
 }

@@ -3,16 +3,24 @@
 //! - [`Format`]: bits, code range, storage, minimum opset, as data;
 //! - [`Range`], [`Scheme`], [`QuantParams`]: from a range of reals to scale and zero point;
 //! - [`quantize`], [`dequantize`], [`fake_quantize`]: the specification's arithmetic;
+//! - [`survey`], [`Tally`]: what histograms ask of a slice;
+//! - [`ExactSum`]: sums that merge without rounding;
 //! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread.
 
+mod bins;
+mod channels;
+mod exact_sum;
 mod format;
 mod kernel;
 mod metric;
 mod params;
 mod range;
 
+pub use bins::{BINS, Survey, Tally, survey};
+pub use channels::each_channel;
+pub use exact_sum::ExactSum;
 pub use format::{Format, Storage};
-pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_columns, pack, quantize, unpack};
+pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, quantize, rounding_loss, unpack};
 pub use metric::{Drift, Moments, decibels};
 pub use params::{Granularity, QuantParams, Scheme};
 pub use range::Range;

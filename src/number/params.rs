@@ -53,6 +53,21 @@ impl Scheme {
         let zero_point = (qmin - min / f64::from(scale)).round_ties_even().clamp(qmin, qmax);
         (scale, zero_point as i32)
     }
+
+    /// Steps from one end of a range to the other.
+    pub fn steps(&self) -> f64 {
+        let lowest = if self.symmetric {
+            2 * i64::from(self.format.middle()) - i64::from(self.format.max)
+        } else {
+            self.format.min.into()
+        };
+        (i64::from(self.format.max) - lowest) as f64
+    }
+
+    /// The smallest code used: the format's, or one more where a signed format is used narrow.
+    pub fn lowest(&self) -> i32 {
+        if self.narrow && self.format.signed() { -self.format.max } else { self.format.min }
+    }
 }
 
 /// A scale that arithmetic can divide by: not smaller than the smallest normal number.
@@ -91,11 +106,7 @@ impl QuantParams {
             Granularity::Tensor => None,
             Granularity::Channel { axis } => Some(axis),
         };
-        let mut params = Self::checked(scheme.format, axis, scales, zero_points)?;
-        if scheme.narrow && scheme.format.signed() {
-            params.lowest = -scheme.format.max;
-        }
-        Ok(params)
+        Ok(QuantParams { lowest: scheme.lowest(), ..Self::checked(scheme.format, axis, scales, zero_points)? })
     }
 
     fn checked(format: Format, axis: Option<usize>, scales: Vec<f32>, zero_points: Vec<i32>) -> Result<Self> {

@@ -38,22 +38,25 @@ impl MinMax {
     pub fn non_finite(&self) -> u64 {
         self.non_finite
     }
+
+    /// Takes in what is known of a slice: the extremes of its finite numbers, and how many finite and other ones it has.
+    pub(super) fn take_in(&mut self, min: f32, max: f32, finite: u64, non_finite: u64) {
+        // Zeros of either sign are one number.
+        self.min = self.min.min(min + 0.0);
+        self.max = self.max.max(max + 0.0);
+        self.count += finite + non_finite;
+        self.non_finite += non_finite;
+    }
 }
 
 impl Observer for MinMax {
     fn observe(&mut self, x: &[f32]) {
         let (min, max, non_finite) = min_max(x);
-        self.min = self.min.min(min);
-        self.max = self.max.max(max);
-        self.count += x.len() as u64;
-        self.non_finite += non_finite;
+        self.take_in(min, max, x.len() as u64 - non_finite, non_finite);
     }
 
     fn merge(&mut self, other: &Self) {
-        self.min = self.min.min(other.min);
-        self.max = self.max.max(other.max);
-        self.count += other.count;
-        self.non_finite += other.non_finite;
+        self.take_in(other.min, other.max, other.count - other.non_finite, other.non_finite);
     }
 
     fn range(&self) -> Option<Range> {

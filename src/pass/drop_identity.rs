@@ -27,6 +27,10 @@ impl Pass for DropIdentity {
         Effect::Same
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let opset = model.opset();
         for id in model.graph.node_ids() {

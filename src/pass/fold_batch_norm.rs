@@ -33,6 +33,10 @@ impl Pass for FoldBatchNorm {
         Effect::Rounding
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let opset = model.opset();
         for id in model.graph.node_ids() {

@@ -1,5 +1,6 @@
 //! Computes what does not depend on the input.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Context, Effect, Pass};
@@ -11,6 +12,10 @@ use crate::sample::Sample;
 /// Results larger than this, in bytes, are only kept when they are not larger than what they were computed from:
 /// a model must not grow by its Expand and Tile nodes.
 const LARGE: usize = 1 << 16;
+
+/// The same where a body computes from a constant that something outside of the body reads too: that stays, and each
+/// body that does so would hold a copy.
+const LARGE_COPY: usize = 1 << 10;
 
 /// Operators that engines compute as the specification says, and that exporters leave between constants.
 const FOLDED: &[&str] = &[
@@ -106,6 +111,10 @@ impl Pass for FoldConstants {
         Effect::Rounding
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         if cx.executor.is_none() {
             return Ok(());
@@ -199,9 +208,11 @@ fn take_over(
         let Some(node) = graph.node(id) else { continue };
         let bytes = |name: &String| graph.initializer(name).and_then(|t| Tensor::from_proto(t).ok());
         let source: usize = node.input.iter().filter_map(bytes).map(|t| t.bytes().len()).sum();
+        let shared = node.input.iter().any(|n| graph.is_shared(n));
+        let most = if shared { LARGE_COPY } else { LARGE.max(source) };
         let outputs: Vec<(String, Option<&Tensor>)> =
             node.output.iter().filter(|n| !n.is_empty()).map(|n| (n.clone(), results.get(n))).collect();
-        let fits = |t: &Tensor| t.bytes().len() <= LARGE.max(source);
+        let fits = |t: &Tensor| t.bytes().len() <= most;
         // Where an input was too large to be kept, this node still computes from what is there.
         let ready = node.input.iter().all(|n| n.is_empty() || graph.initializer(n).is_some());
         let output_of_graph = outputs.iter().any(|(n, _)| graph.is_output(n));
@@ -222,7 +233,8 @@ fn fold_shapes(model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
     if !model.graph.nodes().any(|(_, n)| n.is("Shape") || n.is("Size")) {
         return Ok(());
     }
-    let shapes = match executor.shapes(model) {
+    let Some(alone) = alone(model)? else { return Ok(()) };
+    let shapes = match executor.shapes(&alone) {
         Ok(shapes) => shapes,
         Err(e) => {
             cx.events.warn(&format!("shapes could not be inferred, so shape arithmetic stays: {e}"));
@@ -262,6 +274,40 @@ fn fold_shapes(model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The graph without the bodies in it and without the graphs around it: what those hand over becomes an input, of the type
+/// and rank that are stated; sizes that are stated between nodes may be stale. `None` where no type is stated.
+fn alone(model: &Model) -> Result<Option<Cow<'_, Model>>> {
+    let graph = &model.graph;
+    if graph.bodies().is_empty() && graph.captured_values().next().is_none() {
+        return Ok(Some(Cow::Borrowed(model)));
+    }
+    let (closed, open): (Vec<_>, Vec<_>) = graph.nodes().map(|(_, n)| n).partition(|n| n.subgraphs().next().is_some());
+    let handed = closed.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty());
+    let mut inputs = graph.inputs().to_vec();
+    for name in graph.captured_values().chain(handed) {
+        let Some(mut value) = graph.value_info(name).cloned() else { return Ok(None) };
+        let Some(type_proto::Value::TensorType(t)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+            return Ok(None);
+        };
+        if t.elem_type() == 0 {
+            return Ok(None);
+        }
+        t.shape.iter_mut().flat_map(|s| &mut s.dim).for_each(|d| *d = Default::default());
+        inputs.push(value);
+    }
+    let read: BTreeSet<&str> = open.iter().flat_map(|n| &n.input).map(String::as_str).collect();
+    let own = graph.outputs().iter().map(|v| v.name());
+    let part = GraphProto {
+        input: inputs,
+        output: graph.outputs().to_vec(),
+        initializer: read.into_iter().chain(own).filter_map(|n| graph.initializer(n).cloned()).collect(),
+        node: open.into_iter().cloned().collect(),
+        ..Default::default()
+    };
+    let part = ModelProto { graph: Some(part), functions: Vec::new(), ..model.metadata().clone() };
+    Model::from_proto(part).map(|m| Some(Cow::Owned(m)))
 }
 
 /// What a Gather (axis 0) or Slice with constant places takes out of a shape, if those sizes are known.

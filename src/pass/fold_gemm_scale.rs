@@ -24,6 +24,10 @@ impl Pass for FoldGemmScale {
         Effect::Rounding
     }
 
+    fn enters_bodies(&self) -> bool {
+        true
+    }
+
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         for id in model.graph.node_ids() {
             for (factor, slot, what) in [("alpha", 1, "weight"), ("beta", 2, "bias")] {

@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{At, Graph, Model, NodeExt, NodeProto, Scratch, Tensor, Use, attribute, of_format, release};
+use crate::model::{
+    At, Graph, Model, NodeExt, NodeProto, Scratch, Tensor, TensorProto, Use, attribute, of_format, release,
+};
 use crate::number::{QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
 use crate::round;
@@ -15,7 +17,8 @@ use crate::round;
 ///
 /// Does: stores constants as codes behind a DequantizeLinear (one for each use with parameters of its own; equal ones
 /// are shared), puts a Q/DQ pair on every value of the plan, lets its readers read the dequantized side, and takes out
-/// absorbed nodes. Names are made from the value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`.
+/// absorbed nodes. Names are made from the value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is
+/// inserted into a branch lies in that branch; only codes of constants that are read elsewhere too lie where those do.
 ///
 /// ```text
 /// before: x -> Conv(W, b) -> y
@@ -39,40 +42,48 @@ impl Pass for Insert<'_> {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        let graph = &mut model.graph;
-        let constants: Vec<(&Use, &ConstantDecision)> = self.plan.constants.iter().collect();
-        let scratch = cx.scratch.as_ref();
-        let codes: Vec<Result<Tensor>> =
-            constants.par_iter().map(|(_, decision)| encode(graph, decision, scratch)).collect();
-        let mut stored = Stored::default();
-        for ((&at, decision), codes) in constants.into_iter().zip(codes) {
-            let place = || format!("initializer `{}`", decision.initializer);
-            codes.and_then(|codes| stored.put(graph, at, decision, &codes)).at(place)?;
-            cx.changed += 1;
-        }
-        for decision in self.plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
-            absorb(graph, decision.node)?;
-        }
-        let mut params = BTreeMap::new();
-        let mut values: Vec<(&String, &ValueDecision)> = self.plan.values.iter().collect();
-        // Sources first, so that names of shared parameters are theirs whatever the order of names.
-        values.sort_by_key(|(name, d)| *name != &d.source);
-        for (name, decision) in values {
-            let names = match params.get(&decision.source) {
-                Some(names) => names,
-                None => {
-                    let names = add_params(graph, &decision.source, &decision.params)?;
-                    params.entry(decision.source.clone()).or_insert(names)
-                }
-            };
-            pair(graph, name, decision, names)?;
-            cx.changed += 1;
-        }
-        graph.sort()?;
-        graph.drop_unused_initializers();
-        graph.prune_value_info(|_| false);
+        cx.changed += insert(&mut model.graph, self.plan, cx.scratch.as_ref(), &mut Shelf::default())?;
         Ok(())
     }
+}
+
+/// Writes the plan of a graph and of the bodies in it; returns how many constants and values it changed.
+fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut Shelf) -> Result<usize> {
+    let mut changed = 0;
+    let constants: Vec<(&Use, &ConstantDecision)> = plan.constants.iter().collect();
+    let missing = |d: &ConstantDecision| shelf.get(d).is_none().then(|| encode(graph, d, scratch)).transpose();
+    let codes: Vec<Result<Option<Tensor>>> = constants.par_iter().map(|(_, decision)| missing(decision)).collect();
+    let mut stored = Stored::default();
+    for ((&at, decision), codes) in constants.into_iter().zip(codes) {
+        let place = || format!("initializer `{}`", decision.initializer);
+        codes.and_then(|codes| stored.put(graph, at, decision, codes.as_ref(), shelf)).at(place)?;
+        changed += 1;
+    }
+    for decision in plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
+        absorb(graph, decision.node)?;
+    }
+    let mut params = BTreeMap::new();
+    let mut values: Vec<(&String, &ValueDecision)> = plan.values.iter().collect();
+    // Sources first, so that names of shared parameters are theirs whatever the order of names.
+    values.sort_by_key(|(name, d)| *name != &d.source);
+    for (name, decision) in values {
+        let names = match params.get(&decision.source) {
+            Some(names) => names,
+            None => {
+                let names = add_params(graph, &decision.source, &decision.params)?;
+                params.entry(decision.source.clone()).or_insert(names)
+            }
+        };
+        pair(graph, name, decision, names)?;
+        changed += 1;
+    }
+    graph.sort()?;
+    graph.drop_unused_initializers();
+    graph.prune_value_info(|_| false);
+    for (&id, inner) in plan.bodies.iter().filter(|(_, inner)| !inner.is_idle()) {
+        changed += graph.edit_body(id, |body| insert(body, inner, scratch, shelf))?;
+    }
+    Ok(changed)
 }
 
 /// The names of a scale and a zero point.
@@ -84,7 +95,8 @@ fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<Par
     let scale = Tensor::from_f32(shape(), params.scales().to_vec());
     let zero = pack(params.format(), params.zero_points());
     let zero = Tensor::new(of_format(params.format()), shape(), zero.into())?;
-    Ok((graph.add_constant(&format!("{base}_scale"), &scale), graph.add_constant(&format!("{base}_zero_point"), &zero)))
+    let scale = graph.add_constant_beside(base, &format!("{base}_scale"), &scale);
+    Ok((scale, graph.add_constant_beside(base, &format!("{base}_zero_point"), &zero)))
 }
 
 fn linear_node(
@@ -117,6 +129,19 @@ fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>)
     scratch.map_or(Ok(codes.clone()), |s| s.keep(codes))
 }
 
+/// Codes, scale and zero point of constants that more than one graph reads, by the constant's name: the graphs share them.
+#[derive(Default)]
+struct Shelf {
+    known: HashMap<String, Vec<(QuantParams, [TensorProto; 3])>>,
+}
+
+impl Shelf {
+    fn get(&self, decision: &ConstantDecision) -> Option<&[TensorProto; 3]> {
+        let known = self.known.get(&decision.initializer)?;
+        known.iter().find(|(p, _)| *p == decision.params).map(|(_, parts)| parts)
+    }
+}
+
 /// Constants that were stored already, to be shared by uses that want the same.
 #[derive(Default)]
 struct Stored<'a> {
@@ -124,17 +149,40 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn put(&mut self, graph: &mut Graph, at: Use, decision: &'a ConstantDecision, codes: &Tensor) -> Result<()> {
+    fn put(
+        &mut self,
+        graph: &mut Graph,
+        at: Use,
+        decision: &'a ConstantDecision,
+        codes: Option<&Tensor>,
+        shelf: &mut Shelf,
+    ) -> Result<()> {
         let base = &decision.initializer;
         let known = self.known.entry(base).or_default();
         if let Some((_, name)) = known.iter().find(|(d, _)| d.params == decision.params) {
             return graph.set_input(at, name);
         }
         let params = &decision.params;
-        let codes = graph.add_constant(&format!("{base}_quantized"), codes);
-        let (scale, zero) = add_params(graph, base, params)?;
+        let parts = match (shelf.get(decision), codes) {
+            (Some(parts), _) => {
+                parts.iter().for_each(|t| graph.capture_constant(t));
+                parts.each_ref().map(|t| t.name().to_owned())
+            }
+            (None, Some(codes)) => {
+                let codes = graph.add_constant_beside(base, &format!("{base}_quantized"), codes);
+                let (scale, zero) = add_params(graph, base, params)?;
+                let names = [codes, scale, zero];
+                if graph.is_shared(base) || !graph.captured_by(base).is_empty() {
+                    let parts = names.each_ref().map(|n| graph.initializer(n).cloned().unwrap_or_default());
+                    shelf.known.entry(base.clone()).or_default().push((params.clone(), parts));
+                }
+                names
+            }
+            (None, None) => return Err(Error::new(ErrorKind::InvalidModel, "it has no codes")),
+        };
         let real = graph.fresh_name(&format!("{base}_dequantized"));
-        let node = linear_node(graph, "DequantizeLinear", base, [&codes, &scale, &zero], &real, params.axis());
+        let node =
+            linear_node(graph, "DequantizeLinear", base, parts.each_ref().map(String::as_str), &real, params.axis());
         graph.insert(At::Before(at.node), node)?;
         graph.set_input(at, &real)?;
         known.push((decision, real));

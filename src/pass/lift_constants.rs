@@ -8,7 +8,7 @@ use crate::model::{DataType, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, T
 /// Makes an initializer of every Constant node.
 ///
 /// - **Does**: replaces Constant (`value`, `value_float(s)`, `value_int(s)`) by an initializer of the name of its
-///   output, and states IR version 4 where the model's is lower. Constants in subgraphs stay.
+///   output, and states IR version 4 where the model's is lower.
 /// - **Skips when** the constant holds strings or is sparse, and when its output is a graph output.
 /// - **Before**: `w = Constant() value=[..]`. **After**: initializer `w`.
 /// - **Source**: operator Constant-13; docs/IR.md of ONNX, "Graphs".
@@ -22,6 +22,10 @@ impl Pass for LiftConstants {
 
     fn effect(&self) -> Effect {
         Effect::Same
+    }
+
+    fn enters_bodies(&self) -> bool {
+        true
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {

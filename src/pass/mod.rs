@@ -7,12 +7,14 @@ mod fold_batch_norm;
 mod fold_constants;
 mod fold_gemm_scale;
 mod freeze_inputs;
+mod inline_functions;
 mod insert;
 mod lift_constants;
 mod raise_opset;
 mod refusal;
 #[cfg(test)]
 mod sketch;
+mod unique_names;
 mod widen_float16;
 
 use crate::error::{Place, Result};
@@ -25,9 +27,11 @@ pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;
 pub use fold_gemm_scale::FoldGemmScale;
 pub use freeze_inputs::FreezeInputs;
+pub use inline_functions::InlineFunctions;
 pub use insert::Insert;
 pub use lift_constants::LiftConstants;
 pub use raise_opset::RaiseOpset;
+pub use unique_names::UniqueNames;
 pub use widen_float16::WidenFloat16;
 
 /// What a pass does to the function of the model.
@@ -47,6 +51,11 @@ pub trait Pass {
     fn name(&self) -> &'static str;
     /// What it does to the function of the model.
     fn effect(&self) -> Effect;
+    /// Whether it looks at one graph at a time. The bodies of If, Loop and Scan are then rewritten too, each as if it
+    /// were the graph of a model, after the graph around it.
+    fn enters_bodies(&self) -> bool {
+        false
+    }
     /// Does it.
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()>;
 }
@@ -91,15 +100,18 @@ impl<'a> Context<'a> {
 
 /// The exact passes that make a model ready to be quantized into nodes of that opset, in their order:
 ///
-/// 1. `freeze-inputs`, `lift-constants`: afterwards a constant is an initializer, and the others need look no further;
-/// 2. `raise-opset`: the others meet each operator in one form;
-/// 3. `widen-float16`: constants are float32 from here on;
-/// 4. `drop-identity`: what stands between two nodes must not hide them from each other;
-/// 5. `fold-constants`: weights that were computed become constants (CNTK reshapes them in the graph);
-/// 6. `fold-batch-norm`, `fold-gemm-scale`: need constants next to the layers.
+/// 1. `freeze-inputs`, `inline-functions`, `unique-names`: what functions hide is seen, and a name means one value;
+/// 2. `lift-constants`: afterwards a constant is an initializer, and the others need look no further;
+/// 3. `raise-opset`: the others meet each operator in one form;
+/// 4. `widen-float16`: constants are float32 from here on;
+/// 5. `drop-identity`: what stands between two nodes must not hide them from each other;
+/// 6. `fold-constants`: weights that were computed become constants (CNTK reshapes them in the graph);
+/// 7. `fold-batch-norm`, `fold-gemm-scale`: need constants next to the layers.
 pub fn exact(opset: i64) -> Vec<Box<dyn Pass>> {
     vec![
         Box::new(FreezeInputs),
+        Box::new(InlineFunctions),
+        Box::new(UniqueNames),
         Box::new(LiftConstants),
         Box::new(RaiseOpset { to: opset }),
         Box::new(WidenFloat16),
@@ -117,8 +129,19 @@ pub fn run(pass: &dyn Pass, model: &mut Model, cx: &mut Context<'_>) -> Result<u
     let place = || format!("pass `{}`", pass.name());
     let mut copy = model.clone();
     cx.changed = 0;
-    pass.run(&mut copy, cx).at(place)?;
-    copy.graph.check().at(place)?;
+    rewrite(pass, &mut copy, cx).at(place)?;
     *model = copy;
     Ok(cx.changed)
+}
+
+/// Runs a pass on a graph, and on the bodies in it where the pass works on those: from the outside in, since what
+/// becomes constant around a body is constant in it.
+fn rewrite(pass: &dyn Pass, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+    pass.run(model, cx)?;
+    if pass.enters_bodies() {
+        for id in model.graph.bodies() {
+            model.edit_body(id, |inner| rewrite(pass, inner, cx))?;
+        }
+    }
+    model.graph.check()
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::place::{Places, absorbable};
 use super::select::Selection;
 use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, ValueDecision, Verdict, bounds};
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, min_max, min_max_columns};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, min_max, min_max_channels};
+use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
 
 /// The largest code of a bias. The other half of int32 is for the products that kernels add to it: 33,000 of them at
@@ -18,7 +21,7 @@ const LARGEST_BIAS: f64 = (1u32 << 30) as f64;
 /// Makes the plan: parameters of every value and constant, and every node's verdict.
 pub(super) fn fit(
     graph: &Graph,
-    ranges: &Ranges,
+    ranges: &Chosen,
     policy: &Policy,
     selection: Selection,
     mut places: Places,
@@ -74,20 +77,36 @@ fn quantized_because(rule: &OpRule) -> String {
     .to_owned()
 }
 
-fn value_range(graph: &Graph, ranges: &Ranges, value: &str) -> Option<Range> {
-    ranges.get(super::seen_as(graph, value))?.range()
+/// The range of every value that was seen.
+pub(super) type Chosen = BTreeMap<String, Range>;
+
+/// Lets the policy's method choose a range for every value, on all threads.
+pub(super) fn choose(ranges: &Ranges, policy: &Policy) -> Result<Chosen> {
+    let (method, scheme) = (policy.calibration, &policy.activation_scheme());
+    let all: Vec<_> = ranges.iter().collect();
+    let fitted: Vec<Result<Option<Range>>> =
+        all.par_iter().map(|(name, stats)| stats.fit(method, scheme).at(|| format!("`{name}`"))).collect();
+    let mut chosen = Chosen::new();
+    for ((name, _), range) in all.into_iter().zip(fitted) {
+        chosen.extend(range?.map(|r| (name.to_owned(), r)));
+    }
+    Ok(chosen)
+}
+
+fn value_range(graph: &Graph, chosen: &Chosen, value: &str) -> Option<Range> {
+    chosen.get(super::seen_as(graph, value)).copied()
 }
 
 fn fit_values(
     graph: &Graph,
-    ranges: &Ranges,
+    ranges: &Chosen,
     scheme: &Scheme,
     selection: &Selection,
     places: &Places,
     plan: &mut Plan,
 ) -> Result<()> {
     // In the graph's order, so that what passes parameters on finds those of its input.
-    let inputs = graph.inputs().iter().map(|v| v.name());
+    let inputs = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
     for value in inputs.chain(outputs) {
         let Some(pair) = places.pairs.get(value) else { continue };
@@ -156,7 +175,8 @@ fn fit_weights(graph: &Graph, policy: &Policy, selection: &Selection, places: &P
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
         let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
-        let mut ranges = weight_ranges(&tensor, &scheme).at(|| format!("initializer `{initializer}`"))?;
+        let mut ranges =
+            weight_ranges(&tensor, &scheme, policy.weight_clip).at(|| format!("initializer `{initializer}`"))?;
         let input = node.input_at(0).and_then(|x| plan.values.get(x)).map(|v| v.params.scales()[0]);
         let bias = rule.bias.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
         let bias = match bias {
@@ -193,27 +213,37 @@ fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
     (channels > 0 && bias.len() == channels && bias.shape()[last] == channels).then_some(last)
 }
 
-/// The range of a weight, or of each of its channels. A channel of zeros gets the smallest range of the others, so
-/// that the scale of its bias stays as fine as theirs.
-pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
+/// The range of a weight, or of each of its channels, as the method chooses it. Channels of zeros keep what they have
+/// from extreme to extreme.
+pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> Result<Vec<Range>> {
+    let mut ranges = extreme_ranges(tensor, scheme)?;
+    if clip.needs_extremes_only() {
+        return Ok(ranges);
+    }
+    let x = tensor.f32s()?;
+    let mut places = ranges.iter_mut();
+    let mut fit = |x: &[f32]| {
+        if let (Some(range), true) = (places.next(), x.iter().any(|&x| x != 0.0)) {
+            *range = clip.range(&Profile::of(x), scheme).unwrap_or(*range);
+        }
+        Ok(())
+    };
+    match scheme.granularity {
+        Granularity::Tensor => fit(&x)?,
+        Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, fit)?,
+    }
+    Ok(ranges)
+}
+
+/// The ranges from extreme to extreme. A channel of zeros gets the smallest range of the others, so that the scale of its
+/// bias stays as fine as theirs.
+fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let x = tensor.f32s()?;
     let Granularity::Channel { axis } = scheme.granularity else {
         return Ok(vec![constant_range(tensor)?]);
     };
-    let channels = tensor.shape()[axis];
-    let inner: usize = tensor.shape()[axis + 1..].iter().product();
-    let mut extremes = vec![(0f32, 0f32); channels];
-    let mut non_finite = 0;
-    if inner == 1 {
-        non_finite = min_max_columns(&x, &mut extremes);
-    } else {
-        for (i, run) in x.chunks(inner.max(1)).enumerate() {
-            let (min, max, bad) = min_max(run);
-            let (lo, hi) = &mut extremes[i % channels];
-            (*lo, *hi) = (lo.min(min), hi.max(max));
-            non_finite += bad;
-        }
-    }
+    let mut extremes = vec![(0f32, 0f32); tensor.shape()[axis]];
+    let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut extremes);
     if non_finite > 0 {
         return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
     }

@@ -10,17 +10,17 @@ mod policy;
 mod select;
 mod weights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::calibrate::Ranges;
 use crate::error::Result;
-use crate::model::{Graph, NodeExt, NodeId, Use};
+use crate::model::{BodyId, Graph, NodeExt, NodeId, Use};
 use crate::number::{QuantParams, Range};
 use crate::rule::{OpRule, Role};
 
 pub use policy::{Patterns, Policy};
 
-/// Every decision about a model.
+/// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// What becomes of each node, in the graph's order.
@@ -29,6 +29,8 @@ pub struct Plan {
     pub values: BTreeMap<String, ValueDecision>,
     /// The constants that are stored as codes, by where they are read.
     pub constants: BTreeMap<Use, ConstantDecision>,
+    /// What is decided inside the bodies of its nodes.
+    pub bodies: BTreeMap<BodyId, Plan>,
 }
 
 /// What becomes of a node.
@@ -66,7 +68,7 @@ pub struct ValueDecision {
     pub source: String,
     /// The places that read the dequantized value; others read the float one.
     pub readers: Vec<Use>,
-    /// Whether a graph output shows the dequantized value.
+    /// Whether graph outputs and subgraphs, which hold on to the name, are shown the dequantized value.
     pub at_output: bool,
     /// Why, in words.
     pub reason: String,
@@ -95,21 +97,70 @@ pub enum Part {
 }
 
 impl Plan {
-    /// Decides everything about a graph.
+    /// Decides everything about a graph and the bodies in it. The branches of an If are decided like graphs; the bodies
+    /// of Loop and Scan stay float, since what changes from turn to turn is not watched.
     ///
     /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
+        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy)
+    }
+
+    /// Decides with the ranges that were chosen for the values.
+    fn decide_by(graph: &Graph, ranges: &Ranges, chosen: &fit::Chosen, policy: &Policy) -> Result<Plan> {
         let selection = select::select(graph, ranges, policy)?;
         let places = place::place(graph, &selection, policy);
-        fit::fit(graph, ranges, policy, selection, places)
+        let mut plan = fit::fit(graph, chosen, policy, selection, places)?;
+        for id in graph.bodies() {
+            let body = graph.body(id)?;
+            let inner = match shut(graph, id, ranges) {
+                Some(reason) => Plan::float(&body, &reason)?,
+                None => Plan::decide_by(&body, ranges, chosen, policy)?,
+            };
+            plan.bodies.insert(id, inner);
+        }
+        Ok(plan)
+    }
+
+    /// Leaves everything float, for one reason.
+    fn float(graph: &Graph, reason: &str) -> Result<Plan> {
+        let decision = |(node, _)| NodeDecision { node, verdict: Verdict::Float, reason: reason.to_owned() };
+        let mut plan = Plan { nodes: graph.nodes().map(decision).collect(), ..Plan::default() };
+        for id in graph.bodies() {
+            plan.bodies.insert(id, Plan::float(&graph.body(id)?, reason)?);
+        }
+        Ok(plan)
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_idle(&self) -> bool {
+        let absorbs = self.nodes.iter().any(|d| d.verdict == Verdict::Absorbed);
+        self.values.is_empty() && self.constants.is_empty() && !absorbs && self.bodies.values().all(Plan::is_idle)
     }
 }
 
-/// The values whose ranges [`Plan::decide`] may need: data inputs and outputs of nodes that compute with them.
+/// Why nothing inside a body can be quantized.
+fn shut(graph: &Graph, body: BodyId, ranges: &Ranges) -> Option<String> {
+    let node = graph.node(body.node)?;
+    if !node.is("If") {
+        return Some(format!("what the body of a {} makes from turn to turn is not watched", node.operator()));
+    }
+    let taken = graph.body_proto(body).is_some_and(|b| ranges.took(b));
+    (!taken).then(|| "no sample took this branch".to_owned())
+}
+
+/// The values whose ranges [`Plan::decide`] may need: data inputs and outputs of nodes that compute with them, in the
+/// branches of an If too.
 ///
-/// Left out is what a ReLU or Clip right behind replaces, so that the engine can fuse the two.
-pub fn watch_list(graph: &Graph) -> Vec<String> {
-    let mut names = std::collections::BTreeSet::new();
+/// Left out is what a ReLU or Clip right behind replaces, so that the engine can fuse the two. Errors when a branch
+/// breaks the rules of graphs.
+pub fn watch_list(graph: &Graph) -> Result<Vec<String>> {
+    let mut names = BTreeSet::new();
+    watched(graph, &mut names)?;
+    Ok(names.into_iter().collect())
+}
+
+fn watched(graph: &Graph, all: &mut BTreeSet<String>) -> Result<()> {
+    let mut names = BTreeSet::new();
     for (_, node) in graph.nodes() {
         let Some(rule) = OpRule::of(node) else { continue };
         // What is passed on gets its parameters from where it came from; what stays float needs none.
@@ -120,7 +171,13 @@ pub fn watch_list(graph: &Graph) -> Vec<String> {
         let values = read.chain(node.output.iter().map(String::as_str));
         names.extend(values.filter(|n| !n.is_empty() && graph.initializer(n).is_none()).map(str::to_owned));
     }
-    names.into_iter().filter(|n| bound_behind(graph, n).is_none()).collect()
+    all.extend(names.into_iter().filter(|n| bound_behind(graph, n).is_none()));
+    for id in graph.bodies() {
+        if graph.node(id.node).is_some_and(|n| n.is("If")) {
+            watched(&graph.body(id)?, all)?;
+        }
+    }
+    Ok(())
 }
 
 /// The ReLU or Clip that is the only reader of a value.

@@ -23,7 +23,7 @@ pub(super) struct Pair {
 /// Places pairs: on every value that a chosen node reads as data, and on what a chosen node must write as integers.
 ///
 /// Where the producer must write integers, every reader gets the dequantized side, since the float one does not exist
-/// in an integer kernel. Where it may write float, float readers and graph outputs keep the exact value.
+/// in an integer kernel. Where it may write float, float readers, graph outputs and subgraphs keep the exact value.
 pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy) -> Places {
     let mut wanted: BTreeMap<String, Vec<Use>> = BTreeMap::new();
     let mut operands = BTreeSet::new();
@@ -55,7 +55,7 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy) -> Pl
                     && graph.node(id).is_some_and(|n| must_write_integers(graph, n, policy))
             });
             let readers = if integers { graph.uses(&value).to_vec() } else { readers };
-            let at_output = integers && graph.is_output(&value);
+            let at_output = integers && (graph.is_output(&value) || !graph.captured_by(&value).is_empty());
             (value, Pair { readers, at_output })
         })
         .collect();
@@ -75,6 +75,6 @@ pub(super) fn absorbable(graph: &Graph, places: &Places, value: &str) -> Option<
     let bound = super::bound_behind(graph, value)?;
     let output = graph.node(bound)?.output_at(0)?;
     let pair = places.pairs.get(output)?;
-    let all = pair.readers.len() == graph.uses(output).len() && (pair.at_output || !graph.is_output(output));
-    (all && graph.captured_by(output).is_empty()).then_some(bound)
+    let all = pair.readers.len() == graph.uses(output).len();
+    (all && (pair.at_output || !graph.is_pinned(output))).then_some(bound)
 }

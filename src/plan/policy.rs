@@ -5,6 +5,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
+use crate::observe::Method;
 use crate::rule::{RULES, Role};
 use crate::target::Target;
 
@@ -21,6 +22,10 @@ pub struct Policy {
     pub weights: Format,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
+    /// How ranges of activations come out of what was seen.
+    pub calibration: Method,
+    /// How ranges of weights come out of their numbers.
+    pub weight_clip: Method,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -38,6 +43,8 @@ impl Policy {
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
             per_channel: target.per_channel,
+            calibration: Method::MinMax,
+            weight_clip: Method::MinMax,
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),
@@ -76,11 +83,11 @@ impl Policy {
 
     /// Why the user or the target does not want the node quantized; `None` if they do. A node that has no rule, or that
     /// stays float by its rule, has better reasons.
-    pub(super) fn unwanted(&self, node: &NodeProto) -> Option<String> {
-        if self.exclude.matches(node) {
+    pub(super) fn unwanted(&self, graph: &Graph, node: &NodeProto) -> Option<String> {
+        if self.exclude.matches(graph, node) {
             return Some("excluded by the user".into());
         }
-        if !self.only.is_empty() && !self.only.matches(node) {
+        if !self.only.is_empty() && !self.only.matches(graph, node) {
             return Some("not among the nodes chosen by the user".into());
         }
         let float = RULES.iter().any(|r| node.is(r.op) && matches!(r.role, Role::Float(_)));
@@ -91,6 +98,19 @@ impl Policy {
             Some(_) => "not among the operators chosen by the user".into(),
             None => format!("target `{}` has no use for it in integers", self.target.name),
         })
+    }
+
+    /// Errors when weights are to be clipped by a method that asks for samples.
+    pub fn check_methods(&self) -> Result<()> {
+        if self.weight_clip.fits_weights() {
+            return Ok(());
+        }
+        let fit = Method::ALL.into_iter().filter(|m| m.fits_weights()).map(|m| format!("`{}`", m.name()));
+        Err(Error::new(
+            ErrorKind::Usage,
+            format!("`{}` cannot choose ranges of weights: it looks at samples", self.weight_clip),
+        )
+        .hint(format!("methods for weights are {}", fit.collect::<Vec<_>>().join(", "))))
     }
 
     /// Errors when an operator was asked for that no rule allows to quantize.
@@ -108,7 +128,8 @@ impl Policy {
     }
 }
 
-/// Names of nodes, or globs over them: `/encoder/*`, `Conv_1?`. A node without a name goes by its first output.
+/// Names of nodes, or globs over them: `/encoder/*`, `Conv_1?`. A node without a name goes by its first output; one in a
+/// subgraph goes by its name with and without those of the nodes around it: `If_0 > then_branch > Conv_3`.
 #[derive(Debug, Clone, Default)]
 pub struct Patterns {
     texts: Vec<String>,
@@ -139,25 +160,34 @@ impl Patterns {
         &self.texts
     }
 
-    /// Whether the node is meant.
-    pub fn matches(&self, node: &NodeProto) -> bool {
-        let name = name(node);
-        self.texts.iter().any(|t| t == name) || self.globs.is_match(name)
+    /// Whether the node of that graph is meant.
+    pub fn matches(&self, graph: &Graph, node: &NodeProto) -> bool {
+        let means = |name: &str| self.texts.iter().any(|t| t == name) || self.globs.is_match(name);
+        !self.is_empty() && (means(node.title()) || means(&graph.path(node)))
     }
 
-    /// Errors when a pattern means no node of the graph.
+    /// Whether any node of the graph, or in a subgraph of it, is meant.
+    fn means_any(&self, graph: &Graph) -> Result<bool> {
+        if graph.nodes().any(|(_, n)| self.matches(graph, n)) {
+            return Ok(true);
+        }
+        for id in graph.bodies() {
+            if self.means_any(&graph.body(id)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Errors when a pattern means no node of the graph or of its subgraphs.
     pub fn check(&self, graph: &Graph) -> Result<()> {
         for text in &self.texts {
             let one = Patterns::new(std::slice::from_ref(text))?;
-            if !graph.nodes().any(|(_, n)| one.matches(n)) {
+            if !one.means_any(graph)? {
                 return Err(Error::new(ErrorKind::Usage, format!("no node is called `{text}`"))
                     .hint("`qdq inspect` lists the nodes; patterns are globs over whole names"));
             }
         }
         Ok(())
     }
-}
-
-fn name(node: &NodeProto) -> &str {
-    if node.name().is_empty() { node.output_at(0).unwrap_or("") } else { node.name() }
 }

@@ -65,12 +65,10 @@ fn refusal(
     id: NodeId,
 ) -> Option<String> {
     let Some(rule) = OpRule::of(node) else {
-        let inside = node.subgraphs().next().is_some();
-        return Some(
-            if inside { "what is inside its subgraphs stays float so far" } else { "no rule for the operator" }.into(),
-        );
+        let choice = node.is("If");
+        return Some(if choice { "decided for each of its branches" } else { "no rule for the operator" }.into());
     };
-    if let Some(reason) = policy.unwanted(node) {
+    if let Some(reason) = policy.unwanted(graph, node) {
         return Some(reason);
     }
     if let Role::Float(reason) = rule.role {

@@ -10,7 +10,8 @@ use crate::number::QuantParams;
 use crate::rule::{OpRule, Role};
 
 impl Plan {
-    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate.
+    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate,
+    /// in the bodies of If, Loop and Scan too.
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
     pub fn of_weights(graph: &Graph, policy: &Policy) -> Result<Plan> {
@@ -37,6 +38,9 @@ impl Plan {
         let places: std::collections::HashMap<NodeId, usize> =
             graph.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
         plan.nodes.sort_by_key(|d| places.get(&d.node).copied());
+        for id in graph.bodies() {
+            plan.bodies.insert(id, Plan::of_weights(&graph.body(id)?, policy)?);
+        }
         Ok(plan)
     }
 }
@@ -49,7 +53,7 @@ fn float(node: NodeId, reason: String) -> NodeDecision {
 fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, String> {
     let rule = OpRule::of(node).filter(|r| r.role == Role::Compute).ok_or("it has no weight")?;
     let slot = rule.weight_slot().ok_or("it has no weight")?;
-    if let Some(reason) = policy.unwanted(node) {
+    if let Some(reason) = policy.unwanted(graph, node) {
         return Err(reason);
     }
     let name = node.input_at(slot).ok_or("it has no weight")?;
@@ -69,7 +73,7 @@ fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecisio
     let initializer = node.input_at(at.slot).unwrap_or_default().to_owned();
     let Some(tensor) = graph.constant(&initializer)? else { return Ok(Err("it has no weight".into())) };
     let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
-    let ranges = weight_ranges(&tensor, &scheme);
+    let ranges = weight_ranges(&tensor, &scheme, policy.weight_clip);
     release(tensor.bytes());
     let Ok(ranges) = ranges else {
         return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));

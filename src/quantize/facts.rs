@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use crate::model::{Model, NodeExt};
+use crate::error::Result;
+use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
-use crate::plan::{NodeDecision, Part, Plan, Verdict};
+use crate::plan::{Part, Plan, Verdict};
 use crate::validate::OutputDrift;
 
 /// What `quantize` found. Everything in it was measured on the model that is returned.
@@ -49,6 +50,8 @@ pub struct Split {
     pub verification: usize,
     /// Whether these are the same samples, because there are few.
     pub shared: bool,
+    /// Whether the calibration was done before, by samples that are not known here.
+    pub before: bool,
 }
 
 /// How many nodes are what.
@@ -73,7 +76,7 @@ pub struct Counts {
 /// What became of a node.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeRow {
-    /// Its name, or that of its first output.
+    /// Its name, or that of its first output, behind the nodes around it: `If_0 > then_branch > Conv_3`.
     pub node: String,
     /// Its operator.
     pub operator: String,
@@ -92,10 +95,11 @@ pub struct Stage {
     pub seconds: f64,
 }
 
+/// What is in a plan, bodies included.
 pub(super) fn count(plan: &Plan) -> Counts {
     let with = |v: Verdict| plan.nodes.iter().filter(|d| d.verdict == v).count();
     let biases = plan.constants.values().filter(|c| c.part == Part::Bias).count();
-    Counts {
+    let mut counts = Counts {
         quantized: with(Verdict::Quantized),
         absorbed: with(Verdict::Absorbed),
         weight_only: with(Verdict::WeightOnly),
@@ -103,20 +107,34 @@ pub(super) fn count(plan: &Plan) -> Counts {
         constants: plan.constants.len() - biases,
         biases,
         pairs: plan.values.len(),
+    };
+    for inner in plan.bodies.values().map(count) {
+        counts.quantized += inner.quantized;
+        counts.absorbed += inner.absorbed;
+        counts.weight_only += inner.weight_only;
+        counts.float += inner.float;
+        counts.constants += inner.constants;
+        counts.biases += inner.biases;
+        counts.pairs += inner.pairs;
     }
+    counts
 }
 
-pub(super) fn rows(model: &Model, plan: &Plan) -> Vec<NodeRow> {
-    let row = |d: &NodeDecision| {
-        let node = model.graph.node(d.node)?;
-        let name = if node.name().is_empty() { node.output_at(0).unwrap_or("") } else { node.name() };
+/// A row for each node of the plan; those in a body stand behind the node that holds it.
+pub(super) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
+    let mut rows = Vec::new();
+    for d in &plan.nodes {
+        let Some(node) = graph.node(d.node) else { continue };
         let verdict = match d.verdict {
             Verdict::Quantized => "quantized",
             Verdict::Absorbed => "absorbed",
             Verdict::WeightOnly => "weight-only",
             Verdict::Float => "float",
         };
-        Some(NodeRow { node: name.to_owned(), operator: node.operator(), verdict, reason: d.reason.clone() })
-    };
-    plan.nodes.iter().filter_map(row).collect()
+        rows.push(NodeRow { node: graph.path(node), operator: node.operator(), verdict, reason: d.reason.clone() });
+        for (&id, inner) in plan.bodies.iter().filter(|(id, _)| id.node == d.node) {
+            rows.extend(self::rows(&graph.body(id)?, inner)?);
+        }
+    }
+    Ok(rows)
 }

@@ -1,22 +1,24 @@
 //! The way of the data: from a float model and samples to a quantized model and what was found on the way.
 
 mod facts;
+mod ranges;
 mod tables;
 mod weights;
 
 use std::time::{Duration, Instant};
 
-use crate::calibrate::calibrate;
+use crate::calibrate::{Keep, Ranges, RangesFile, calibrate};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Linear, Model, NodeExt};
-use crate::pass::{self, Context, Insert};
+use crate::model::{Linear, Model, fingerprint};
+use crate::pass::{self, Context, InlineFunctions, Insert};
 use crate::plan::{Plan, Policy, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
+pub use ranges::learn_ranges;
 pub use weights::quantize_weights;
 
 /// The most samples that are held back for verification.
@@ -108,6 +110,15 @@ impl Events for Listening<'_> {
     }
 }
 
+/// Where the ranges of activations come from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// Samples: most of them calibrate, the others verify.
+    Samples(&'a dyn Samples),
+    /// What was learned before; samples, if there are any, verify.
+    Ranges(&'a RangesFile, Option<&'a dyn Samples>),
+}
+
 /// Quantizes a model: prepares, calibrates, plans, inserts, and verifies by running both models.
 ///
 /// `model` is not changed. Errors when the model holds operators that cannot be raised to the opset that the
@@ -119,21 +130,60 @@ pub fn quantize(
     executor: &dyn Executor,
     events: &dyn Events,
 ) -> Result<Quantized> {
+    quantize_from(model, Source::Samples(samples), recipe, executor, events)
+}
+
+/// As [`quantize()`], with samples or with ranges that were learned before. Without samples nothing is verified.
+///
+/// Errors also when the ranges are of another model, or lack a value that is needed.
+pub fn quantize_from(
+    model: &Model,
+    source: Source<'_>,
+    recipe: &Recipe,
+    executor: &dyn Executor,
+    events: &dyn Events,
+) -> Result<Quantized> {
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
     let policy = &recipe.policy;
-    policy.exclude.check(&model.graph)?;
-    policy.only.check(&model.graph)?;
 
     clock.stage("prepare");
     let mut prepared = model.clone();
     let mut cx = Context::new(Some(executor), &events);
+    check_patterns(model, policy, &events)?;
     prepare(&mut prepared, policy.opset(), &mut cx)?;
 
     clock.stage("calibrate");
-    let (calibration, verification, shared) = split(samples.len());
-    let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph))?;
-    let ranges = calibrate(&runner, samples, &calibration, &events).at(|| "calibration".to_owned())?;
+    let learned: Ranges;
+    let (ranges, verify, split) = match source {
+        Source::Samples(samples) => {
+            let (calibration, verification, shared) = split(samples.len());
+            let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph)?)?;
+            let keep = Keep::for_method(policy.calibration);
+            learned = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
+            let split = Split {
+                source: samples.describe(),
+                calibration: calibration.len(),
+                verification: verification.len(),
+                shared,
+                before: false,
+            };
+            (&learned, Some((samples, verification)), split)
+        }
+        Source::Ranges(file, verify) => {
+            let wanted = watch_list(&prepared.graph)?;
+            let ranges = file.for_model(&fingerprint(model), wanted.iter().map(String::as_str))?;
+            let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
+            let split = Split {
+                source: verify.as_ref().map_or("learned before".to_owned(), |(samples, _)| samples.describe()),
+                calibration: file.samples as usize,
+                verification: verify.as_ref().map_or(0, |(_, all)| all.len()),
+                shared: false,
+                before: true,
+            };
+            (ranges, verify, split)
+        }
+    };
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
         let whose =
             prepared.graph.producer(value).map_or(String::new(), |(id, _)| format!(" of {}", prepared.graph.label(id)));
@@ -142,37 +192,38 @@ pub fn quantize(
     }
 
     clock.stage("plan");
-    let plan = Plan::decide(&prepared.graph, &ranges, policy)?;
-    if plan.constants.is_empty() && plan.values.is_empty() {
-        return Err(nothing_to_quantize(&prepared, &plan));
+    let plan = Plan::decide(&prepared.graph, ranges, policy)?;
+    let nodes = facts::rows(&prepared.graph, &plan)?;
+    if plan.is_idle() {
+        return Err(nothing_to_quantize(&nodes));
     }
 
     clock.stage("insert");
     let mut quantized = prepared.clone();
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    sign(&mut quantized, policy, &plan);
+    let counts = facts::count(&plan);
+    sign(&mut quantized, policy, &counts);
 
-    clock.stage("verify");
-    drop(runner);
+    if verify.is_some() {
+        clock.stage("verify");
+    }
     let written = read_back(quantized)?;
-    let original = modern(model);
-    let runner = |model| Runner::new(executor, model, Vec::new());
-    let outputs = compare(&runner(&original)?, &runner(&written)?, samples, &verification, &events)?;
+    let mut outputs = Vec::new();
+    if let Some((samples, picks)) = &verify {
+        let original = modern(model);
+        let runner = |model| Runner::new(executor, model, Vec::new());
+        outputs = compare(&runner(&original)?, &runner(&written)?, *samples, picks, &events)?;
+    }
 
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
         target: policy.target.name,
-        engine: Some(executor.name()),
+        engine: verify.is_some().then(|| executor.name()),
         opset: (model.opset(), written.opset()),
         size: (model.encoded_len(), written.encoded_len()),
-        samples: Some(Split {
-            source: samples.describe(),
-            calibration: calibration.len(),
-            verification: verification.len(),
-            shared,
-        }),
-        counts: facts::count(&plan),
-        nodes: facts::rows(&prepared, &plan),
+        samples: Some(split),
+        counts,
+        nodes,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),
@@ -189,6 +240,18 @@ fn read_back(model: Model) -> Result<Model> {
         Ok(bytes) => Model::from_bytes(bytes.into()).at(|| "reading the written model back".to_owned()),
         Err(_) => Ok(model),
     }
+}
+
+/// Errors when a pattern of the policy means no node of the model. Nodes in functions go by the names that they have once
+/// those are inlined.
+fn check_patterns(model: &Model, policy: &Policy, events: &dyn Events) -> Result<()> {
+    if policy.exclude.is_empty() && policy.only.is_empty() {
+        return Ok(());
+    }
+    let mut inlined = model.clone();
+    pass::run(&InlineFunctions, &mut inlined, &mut Context::new(None, events))?;
+    policy.exclude.check(&inlined.graph)?;
+    policy.only.check(&inlined.graph)
 }
 
 /// Makes a model ready to be quantized: the exact passes, and the opset that the emitted nodes need.
@@ -216,7 +279,7 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>, bool) {
 }
 
 /// Says in the model's metadata who made it and how.
-fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
+fn sign(model: &mut Model, policy: &Policy, counts: &Counts) {
     let kind = |format: crate::number::Format, symmetric: bool| {
         format!("{} {}", format.name, if symmetric { "symmetric" } else { "affine" })
     };
@@ -224,23 +287,26 @@ fn sign(model: &mut Model, policy: &Policy, plan: &Plan) {
     model.set_metadata(
         "qdq.recipe",
         &format!(
-            "target {}, activations {}, weights {} {}",
+            "target {}, activations {}, weights {} {} {}",
             policy.target.name,
-            match plan.values.is_empty() {
+            match counts.pairs == 0 {
                 true => "float".to_owned(),
-                false => format!("{} per tensor min-max", kind(policy.activations, policy.symmetric_activations)),
+                false => {
+                    let kind = kind(policy.activations, policy.symmetric_activations);
+                    format!("{kind} per tensor {}", policy.calibration)
+                }
             },
             kind(policy.weights, policy.weights.signed()),
             if policy.per_channel { "per channel" } else { "per tensor" },
+            policy.weight_clip,
         ),
     );
 }
 
-fn nothing_to_quantize(model: &Model, plan: &Plan) -> Error {
+fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
     let mut reasons: Vec<(String, usize)> = Vec::new();
-    for d in &plan.nodes {
-        let operator = model.graph.node(d.node).map(NodeExt::operator).unwrap_or_default();
-        let text = format!("{operator}: {}", d.reason);
+    for node in nodes {
+        let text = format!("{}: {}", node.operator, node.reason);
         match reasons.iter_mut().find(|(t, _)| *t == text) {
             Some((_, n)) => *n += 1,
             None => reasons.push((text, 1)),

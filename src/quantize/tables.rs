@@ -19,6 +19,11 @@ impl Split {
     fn in_words(&self) -> String {
         if self.calibration == 0 {
             format!("all {} verify", self.verification)
+        } else if self.before {
+            match self.verification {
+                0 => format!("{} calibrated before", self.calibration),
+                n => format!("{} calibrated before, all {n} verify", self.calibration),
+            }
         } else if self.shared {
             format!(
                 "all {} calibrate and verify: too few to hold any back, so the drift below may be too good",

@@ -1,11 +1,11 @@
 //! Quantization of weights alone: no samples, no engine, and no more memory than the largest weights take.
 
-use super::{Clock, Listening, Quantized, Report, Split, facts, nothing_to_quantize, sign};
+use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Model, Scratch};
-use crate::pass::{self, Context, FreezeInputs, Insert, LiftConstants, Pass, RaiseOpset};
+use crate::pass::{self, Context, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames};
 use crate::plan::{Plan, Policy};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
@@ -27,27 +27,27 @@ pub fn quantize_weights(
 ) -> Result<Quantized> {
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
-    policy.exclude.check(&model.graph)?;
-    policy.only.check(&model.graph)?;
 
     clock.stage("prepare");
+    check_patterns(model, policy, &events)?;
     let mut quantized = model.clone();
     let mut cx = Context { scratch, ..Context::new(None, &events) };
-    let passes: [&dyn Pass; 3] = [&FreezeInputs, &LiftConstants, &RaiseOpset { to: policy.opset() }];
+    let raise = RaiseOpset { to: policy.opset() };
+    let passes: [&dyn Pass; 5] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants, &raise];
     for pass in passes {
         pass::run(pass, &mut quantized, &mut cx)?;
     }
 
     clock.stage("plan");
     let plan = Plan::of_weights(&quantized.graph, policy)?;
-    if plan.constants.is_empty() {
-        return Err(nothing_to_quantize(&quantized, &plan));
+    let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized.graph, &plan)?);
+    if plan.is_idle() {
+        return Err(nothing_to_quantize(&nodes));
     }
-    let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized, &plan));
 
     clock.stage("insert");
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    sign(&mut quantized, policy, &plan);
+    sign(&mut quantized, policy, &counts);
 
     let mut outputs = Vec::new();
     if let Some((samples, executor)) = verify {
@@ -70,6 +70,7 @@ pub fn quantize_weights(
             calibration: 0,
             verification: s.len(),
             shared: false,
+            before: false,
         }),
         counts,
         nodes,

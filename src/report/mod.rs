@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub use table::{Align, Cell, Column, Table};
+pub use table::{Align, Cell, Column, Table, printable};
 
 /// Tables as text, one below the other, for a terminal of that many columns or, without a width, as wide as they are.
 pub fn text(tables: &[Table], width: Option<usize>) -> String {

@@ -258,7 +258,8 @@ fn line(cells: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
-fn printable(s: &str) -> String {
+/// Text as it may reach a terminal: control characters, which names in files may hold, are written as escapes.
+pub fn printable(s: &str) -> String {
     s.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 

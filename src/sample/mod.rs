@@ -36,6 +36,7 @@ mod open;
 mod options;
 mod random;
 mod safetensors;
+mod share;
 mod stack;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ use crate::model::Tensor;
 pub use labels::labels;
 pub use open::open;
 pub use options::{Channels, ImageOptions, Layout, PerChannel, Resize, SampleOptions, Size};
+pub use share::Share;
 pub use stack::read_arrays;
 
 /// One run's inputs, in the order of the model's inputs.

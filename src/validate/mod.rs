@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Events, Silent};
 use crate::exec::{Executor, Runner};
 use crate::model::{InputSpec, Model};
-use crate::pass::{self, Context, FreezeInputs, LiftConstants, Pass, RaiseOpset};
+use crate::pass::{self, Context, FreezeInputs, InlineFunctions, LiftConstants, Pass, RaiseOpset};
 use crate::sample::Samples;
 
 pub use layers::{LayerDrift, compare_layers};
@@ -91,14 +91,14 @@ pub fn validate(
 /// The oldest opset whose forms of operators engines are sure to know.
 const MODERN: i64 = 13;
 
-/// The same model in operators that engines know: raised to opset 13 where it is older. A model that cannot be raised
-/// stays as it is.
+/// The same model in operators that engines know: its functions inlined, and raised to opset 13 where it is older. What
+/// cannot be done is left undone.
 pub fn modern(model: &Model) -> Model {
     let mut raised = model.clone();
     let mut cx = Context::new(None, &Silent);
-    for pass in [&FreezeInputs as &dyn Pass, &LiftConstants, &RaiseOpset { to: MODERN }] {
+    for pass in [&FreezeInputs as &dyn Pass, &InlineFunctions, &LiftConstants, &RaiseOpset { to: MODERN }] {
         if pass::run(pass, &mut raised, &mut cx).is_err() {
-            return model.clone();
+            break;
         }
     }
     raised

@@ -1,9 +1,18 @@
-//! BatchNormalization: always spatial since opset 9, and since 14 training is an attribute instead of a number of
-//! outputs.
+//! BatchNormalization: says until opset 6 that it does not train; always spatial since 9; and since 14 training is an
+//! attribute instead of a number of outputs.
 
 use super::scope::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{NodeExt, NodeId};
+
+/// Opset 7: drops `is_test`; refuses a node that trains, which is one that does not say that it is a test.
+pub(super) fn test_only(scope: &mut Scope, id: NodeId) -> Result<()> {
+    if scope.node(id)?.int("is_test").unwrap_or(0) == 0 {
+        return Err(Error::new(ErrorKind::Unsupported, "it trains: `is_test` is not set")
+            .hint("export the model in inference mode"));
+    }
+    scope.graph_mut().edit(id, |n| drop(n.take("is_test")))
+}
 
 /// Opset 9: drops `spatial`; refuses statistics for each element.
 pub(super) fn spatial_only(scope: &mut Scope, id: NodeId) -> Result<()> {
@@ -26,7 +35,7 @@ pub(super) fn inference_only(scope: &mut Scope, id: NodeId) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{raised, refused};
-    use crate::model::attribute::int;
+    use crate::model::attribute::{int, ints};
     use crate::pass::sketch::node;
 
     #[test]
@@ -37,5 +46,13 @@ mod tests {
         assert_eq!(raised(7, 15, vec![norm("y _ _ _ _", 1)]).unwrap(), ["y = BatchNormalization(x, x, x, x, x)"]);
         assert!(refused(7, 9, vec![norm("y", 0)]).contains("`spatial`"));
         assert!(refused(7, 14, vec![norm("y m", 1)]).contains("`m` makes it train"));
+    }
+
+    #[test]
+    fn a_test_stays_and_training_is_refused() {
+        let norm = |attributes: &[_]| vec![node("BatchNormalization", "x x x x x", "y", attributes)];
+        let test = [int("is_test", 1), ints("consumed_inputs", &[0, 0, 0, 1, 1])];
+        assert_eq!(raised(1, 9, norm(&test)).unwrap(), ["y = BatchNormalization(x, x, x, x, x)"]);
+        assert!(refused(6, 7, norm(&[])).contains("it trains"));
     }
 }

@@ -1,9 +1,18 @@
-//! Dropout: its mask became boolean in opset 10, its ratio an input in opset 12. From 7 on it does nothing at
-//! inference.
+//! Dropout: says until opset 6 that it does not train; its mask became boolean in opset 10, its ratio an input in opset
+//! 12. From 7 on it does nothing at inference.
 
 use super::scope::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{NodeExt, NodeId, Tensor};
+
+/// Opset 7: drops `is_test`; refuses a node that trains, which is one that does not say that it is a test.
+pub(super) fn inference_only(scope: &mut Scope, id: NodeId) -> Result<()> {
+    if scope.node(id)?.int("is_test").unwrap_or(0) == 0 {
+        return Err(Error::new(ErrorKind::Unsupported, "it trains: `is_test` is not set")
+            .hint("export the model in inference mode"));
+    }
+    scope.graph_mut().edit(id, |n| drop(n.take("is_test")))
+}
 
 /// Opset 10: the mask, which was made of floats, must be unused; it vanishes.
 pub(super) fn without_float_mask(scope: &mut Scope, id: NodeId) -> Result<()> {
@@ -31,8 +40,15 @@ pub(super) fn ratio_to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{raised, refused};
-    use crate::model::attribute::float;
+    use crate::model::attribute::{float, int, ints};
     use crate::pass::sketch::node;
+
+    #[test]
+    fn a_test_does_nothing_and_training_is_refused() {
+        let test = [int("is_test", 1), ints("consumed_inputs", &[0])];
+        assert_eq!(raised(1, 7, vec![node("Dropout", "x", "y", &test)]).unwrap(), ["y = Dropout(x)"]);
+        assert!(refused(6, 7, vec![node("Dropout", "x", "y", &[])]).contains("it trains"));
+    }
 
     #[test]
     fn the_ratio_becomes_an_input_and_an_unused_mask_vanishes() {

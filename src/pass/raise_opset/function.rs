@@ -10,7 +10,7 @@ use crate::proto::FunctionProto;
 ///
 /// ONNX wants each operator of a function to have the form of the model's opset (`check_opset_compatibility` in
 /// onnx/checker.cc). What becomes a constant is a Constant node here, since functions have no initializers.
-pub(super) fn raise(function: &mut FunctionProto, to: i64, only_float32: bool) -> Result<usize> {
+pub(in crate::pass) fn raise(function: &mut FunctionProto, to: i64, only_float32: bool) -> Result<usize> {
     let own = |domain: &str| matches!(domain, "" | "ai.onnx");
     let Some(place) = function.opset_import.iter().position(|o| own(o.domain())) else { return Ok(0) };
     let from = function.opset_import[place].version();

@@ -2,52 +2,63 @@
 
 mod axes;
 mod batch_norm;
+mod broadcast;
+mod cast;
 mod clip;
+mod concat;
+mod consumed;
 mod dft;
 mod dropout;
-mod erf;
+mod floats_only;
 mod function;
 mod grid_sample;
 mod group_norm;
+mod lp_pool;
 mod pad;
+mod recurrent;
+mod reshape;
 mod resize;
 mod roi_align;
 mod scan;
 mod scatter;
-mod schema;
 mod scope;
+mod selu;
 mod slice;
 mod softmax;
 mod split;
 mod steps;
+mod tile;
 mod top_k;
 
-use schema::{NEWEST, OPERATORS};
+pub(super) use function::raise as raise_function;
 use scope::Scope;
-use steps::{GREW, Operator, STEPS, Step};
+use steps::{GREW, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{AttributeExt, GraphProto, Model, NodeExt, NodeProto};
 use crate::proto::FunctionProto;
+use crate::schema::{self, Operator};
 
-/// The oldest opset that can be raised: before it, operators broadcast by attributes.
-const OLDEST: i64 = 7;
+/// The newest opset that the tables of steps know.
+const NEWEST: i64 = 28;
 
-/// Raises ONNX's own operator set to a version, from 7 up to 25. A model that states that version or a later one stays.
+/// Raises ONNX's own operator set to a version, up to 28. A model that states that version or a later one stays.
 ///
 /// - **Does**: applies, opset by opset, what changed in the form of each operator in the graph, its subgraphs and the
 ///   model's functions (attributes that became inputs become constants, a Softmax over several axes is flattened,
 ///   Upsample becomes Resize, ...), and states the new opset, and the IR version that goes with it where the model's is
 ///   lower.
-/// - **Skips**: nothing. What cannot be raised without changing what it computes is refused, naming the node: an opset
-///   below 7; operators that ONNX does not have, or not at the opset the model states (experimental ones of old
-///   exporters); what trains (BatchNormalization with more than one output, a used mask of Dropout) or has statistics
-///   for each element; the batched Scan of opset 8; Erf of integers; Resize of opset 10 to the nearest neighbour whose
-///   scales are not constant, or enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a Clip or Pad
-///   whose float type is not known; attributes that stand for those of a function.
+/// - **Skips**: nothing. What cannot be raised without changing what it computes is refused, naming the node: operators
+///   that ONNX does not have, or not at the opset the model states (experimental ones of old exporters); what trains
+///   (BatchNormalization or Dropout without `is_test` before opset 7, BatchNormalization with more than one output, a
+///   used mask of Dropout) or has statistics for each element; broadcasting from an axis on, before opset 7, where the
+///   numbers of axes are not known; Pad, and Split with sizes that are not constant, of opset 1; Tile before opset 6
+///   likewise; the batched Scan of opset 8; Erf and ReduceLogSum of integers; Resize of opset 10 to the nearest
+///   neighbour whose scales are not constant, or enlarge and shrink; Resize by `tf_half_pixel_for_nn` that rounds up; a
+///   Clip or Pad whose float type is not known; attributes that stand for those of a function.
 /// - **Before** (12): `y = ReduceSum(x) axes=[1]`. **After** (13): `y = ReduceSum(x, axes)`, initializer `axes`.
-/// - **Source**: docs/Changelog.md of ONNX; the tables are checked against the schemas of the `onnx` package 1.23.2.
+/// - **Source**: docs/Changelog.md of ONNX; the tables of steps are checked against [`schema`].
 #[derive(Debug, Clone, Copy)]
 pub struct RaiseOpset {
     /// The version to raise to.
@@ -64,33 +75,41 @@ impl Pass for RaiseOpset {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        if self.to > NEWEST {
-            return Err(Error::new(ErrorKind::Unsupported, format!("opset {} is not known", self.to))
-                .hint(format!("the newest opset that is supported is {NEWEST}")));
-        }
-        let from = model.opset();
-        if from >= self.to {
+        if model.opset() >= self.to {
             return Ok(());
         }
         let only_float32 = only_float32(model);
-        let mut scope = Scope::of(model.graph.clone(), self.to, only_float32);
-        cx.changed += raise(&mut scope, from)?;
-        if let Some(graph) = scope.leave() {
-            model.graph = graph;
-        }
+        cx.changed += raise_graph(model, self.to)?;
         model.edit_functions(|f| {
             cx.changed += function::raise(f, self.to, only_float32)?;
             Ok(())
         })?;
-        model.state_opset(self.to);
         model.graph.drop_unused_initializers();
         model.graph.prune_value_info(|_| false);
         Ok(())
     }
 }
 
+/// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
+/// [`RaiseOpset`] says, and leaves the model as it was.
+pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
+    if to > NEWEST {
+        return Err(Error::new(ErrorKind::Unsupported, format!("opset {to} is not known"))
+            .hint(format!("the newest opset that is supported is {NEWEST}")));
+    }
+    let stated = model.metadata().opset_import.iter().any(|o| matches!(o.domain(), "" | "ai.onnx"));
+    let from = if stated { model.opset() } else { 0 };
+    let mut scope = Scope::of(model.graph.clone(), to, only_float32(model));
+    let changed = raise(&mut scope, from)?;
+    if let Some(graph) = scope.leave() {
+        model.graph = graph;
+    }
+    model.state_opset(to);
+    Ok(changed)
+}
+
 /// Whether the model speaks of no float type other than float32, so that every float value has this type.
-fn only_float32(model: &Model) -> bool {
+pub(super) fn only_float32(model: &Model) -> bool {
     let body = |f: &FunctionProto| GraphProto { node: f.node.clone(), ..Default::default() };
     let functions = &model.metadata().functions;
     scope::only_float32(&model.graph.to_proto()) && functions.iter().all(|f| scope::only_float32(&body(f)))
@@ -102,8 +121,8 @@ fn raise(scope: &mut Scope, from: i64) -> Result<usize> {
         check(node, from, scope.to).at(|| scope.graph().label(id))?;
     }
     let mut changed = 0;
-    // No step leads to an opset below this one, whatever a model states.
-    for version in from.max(OLDEST) + 1..=scope.to {
+    // Opsets begin at 1, whatever a model states.
+    for version in from.max(0) + 1..=scope.to {
         for id in scope.graph().node_ids() {
             let Some(step) = scope.graph().node(id).and_then(|n| step(n, version)) else { continue };
             let label = scope.graph().label(id);
@@ -139,25 +158,21 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
         return Ok(());
     }
     let refuse = |why: String| Err(Error::new(ErrorKind::Unsupported, why));
-    if from < OLDEST {
-        return refuse(format!("the model states opset {from}, and only opset {OLDEST} and later can be raised"))
-            .map_err(|e| {
-                e.hint(
-                    "export the model again with a current exporter, or convert it with ONNX's own version converter",
-                )
-            });
+    if from < 1 {
+        return refuse("the model does not state an opset of ONNX's own operators".to_owned())
+            .map_err(|e| e.hint("every model must import the operator sets of its nodes; export the model again"));
     }
-    let Some(operator) = OPERATORS.iter().find(|o| o.name == op) else {
+    let Some(operator) = schema::operator(op) else {
         return refuse(format!("ONNX has no operator `{op}`, so opset {from} cannot be raised to {to}")).map_err(|e| {
             e.hint("before opset 9 ONNX had experimental operators, which were removed; export the model again with a current exporter")
         });
     };
-    let first = operator.since.first().copied().unwrap_or(0);
+    let first = operator.since();
     if first > from {
         return refuse(format!("`{op}` exists since opset {first}, and the model states opset {from}"))
             .map_err(|e| e.hint("export the model again with a current exporter"));
     }
-    if let Some(gone) = operator.gone.filter(|&g| g <= from) {
+    if let Some(gone) = operator.gone().filter(|&g| g <= from) {
         return refuse(format!("`{op}` was removed in opset {gone}, and the model states opset {from}"))
             .map_err(|e| e.hint("export the model again with a current exporter"));
     }
@@ -171,8 +186,7 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
 /// The first version after `from` that changed the operator's form, and that neither a step nor [`GREW`] knows.
 fn unknown_change(operator: &Operator, from: i64, to: i64) -> Option<i64> {
     let known = |v: i64| STEPS.iter().any(|s| s.op == operator.name && s.to == v) || GREW.contains(&(operator.name, v));
-    let changes = operator.changed.iter().chain(&operator.gone);
-    changes.copied().find(|&v| from < v && v <= to && !known(v))
+    operator.changes().find(|&v| from < v && v <= to && !known(v))
 }
 
 #[cfg(test)]
@@ -224,7 +238,7 @@ mod tests {
         ];
         let new =
             ["s = Slice(x, [0], [2])", "c = Clip(s, , c_max)", "m = ReduceMean(c, [1])", "y = Softmax(m) axis=-1"];
-        assert_eq!(raised(7, 25, old).unwrap(), new);
+        assert_eq!(raised(7, 28, old).unwrap(), new);
     }
 
     #[test]
@@ -278,7 +292,7 @@ mod tests {
     #[test]
     fn what_cannot_be_raised_is_named() {
         let cases = [
-            (6, 13, "Relu", "only opset 7 and later"),
+            (0, 13, "Relu", "does not state an opset"),
             (7, 13, "ImageScaler", "ONNX has no operator `ImageScaler`"),
             (9, 13, "ThresholdedRelu", "`ThresholdedRelu` exists since opset 10, and the model states opset 9"),
             (10, 13, "Upsample", "`Upsample` was removed in opset 10"),
@@ -287,7 +301,7 @@ mod tests {
             let named = NodeProto { name: Some("n".into()), ..node(op, "x", "y", &[]) };
             let e = refused(from, to, vec![named.clone()]);
             assert!(e.starts_with(&format!("pass `raise-opset`: node `n` ({op}): ")) && e.contains(reason), "{e}");
-            if from >= OLDEST {
+            if from >= 1 {
                 let body = graph("", vec![named], vec![], "y");
                 let e = refused(from, to, vec![node("If", "x", "z", &[subgraph("then_branch", body)])]);
                 assert!(e.contains(reason) && e.contains("node of `z` (If): node `n` "), "{e}");

@@ -1,8 +1,14 @@
 //! Pad: its amounts and its value became inputs in opset 11.
 
 use super::scope::Scope;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{NodeExt, NodeId, Tensor};
+
+/// Opset 2: refuses `paddings`, of whose order the text of opset 1 says one thing and its example another.
+pub(super) fn refuse_paddings(_: &mut Scope, _: NodeId) -> Result<()> {
+    Err(Error::new(ErrorKind::Unsupported, "what the `paddings` of opset 1 mean is not defined")
+        .hint("export the model again with opset 2 or later"))
+}
 
 /// Opset 11: `pads` becomes the second input, `value`, unless it is 0, the third, of the type of the data.
 pub(super) fn pads_to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
@@ -20,7 +26,7 @@ pub(super) fn pads_to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::raised;
+    use super::super::tests::{raised, refused};
     use crate::model::attribute::{float, ints, string};
     use crate::pass::sketch::node;
 
@@ -35,5 +41,14 @@ mod tests {
         assert_eq!(pad(&[float("value", 2.0)]), ["y = Pad(x, [0, 1, 0, 1], y_value)"]);
         let edge = [string("mode", "edge"), float("value", 2.0)];
         assert_eq!(pad(&edge), ["y = Pad(x, [0, 1, 0, 1]) mode=edge"]);
+    }
+
+    #[test]
+    fn only_the_form_of_opset_1_is_refused() {
+        assert!(refused(1, 2, vec![node("Pad", "x", "y", &[ints("paddings", &[0, 1])])]).contains("`paddings`"));
+        assert_eq!(
+            raised(2, 10, vec![node("Pad", "x", "y", &[ints("pads", &[0, 1])])]).unwrap(),
+            ["y = Pad(x) pads=[0, 1]"]
+        );
     }
 }

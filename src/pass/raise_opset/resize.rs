@@ -1,8 +1,25 @@
-//! Upsample became Resize in opset 10; Resize states how it computes coordinates since opset 11.
+//! Upsample scales every axis since opset 7 and became Resize in opset 10; Resize states how it computes coordinates since opset 11.
 
 use super::scope::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{NodeExt, NodeId, Tensor, attribute};
+
+/// Upsample, opset 7: `height_scale` and `width_scale` become `scales`, `[1, 1, height, width]`; the mode `bilinear` is
+/// now `linear`.
+pub(super) fn scales_of_every_axis(scope: &mut Scope, id: NodeId) -> Result<()> {
+    let node = scope.node(id)?;
+    let (Some(height), Some(width)) = (node.float("height_scale"), node.float("width_scale")) else {
+        return Err(Error::new(ErrorKind::InvalidModel, "`height_scale` or `width_scale` is missing"));
+    };
+    scope.graph_mut().edit(id, |n| {
+        n.take("height_scale");
+        n.take("width_scale");
+        n.set(attribute::floats("scales", &[1.0, 1.0, height, width]));
+        if n.string("mode") == Some("bilinear") {
+            n.set(attribute::string("mode", "linear"));
+        }
+    })
+}
 
 /// Upsample, opset 9: `scales` becomes the second input.
 pub(super) fn scales_to_input(scope: &mut Scope, id: NodeId) -> Result<()> {
@@ -98,13 +115,23 @@ pub(super) fn leave_out_empty_inputs(scope: &mut Scope, id: NodeId) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::super::tests::{raised, refused};
-    use crate::model::attribute::{floats, string, tensor};
+    use crate::model::attribute::{float, floats, string, tensor};
     use crate::model::{NodeProto, Tensor};
     use crate::pass::sketch::node;
 
     fn constant(name: &str, x: &[f32]) -> NodeProto {
         let value = Tensor::from_f32(vec![x.len()], x.to_vec()).to_proto("");
         node("Constant", "", name, &[tensor("value", value)])
+    }
+
+    #[test]
+    fn two_scales_become_four() {
+        let old = |mode| [float("height_scale", 2.0), float("width_scale", 3.0), string("mode", mode)];
+        let up = |mode| raised(1, 7, vec![node("Upsample", "x", "y", &old(mode))]).unwrap();
+        assert_eq!(up("nearest"), ["y = Upsample(x) mode=nearest scales=[1.0, 1.0, 2.0, 3.0]"]);
+        assert_eq!(up("bilinear"), ["y = Upsample(x) mode=linear scales=[1.0, 1.0, 2.0, 3.0]"]);
+        let e = raised(1, 7, vec![node("Upsample", "x", "y", &old("nearest")[..1])]).unwrap_err();
+        assert!(e.to_string().contains("`width_scale` is missing"));
     }
 
     #[test]

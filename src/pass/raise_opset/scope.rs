@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
@@ -30,12 +31,23 @@ const KEEPS_SHAPE: &[&str] = &[
     "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
 ];
 
+/// Operators whose outputs have as many axes as their first input; those of two operands broadcast, and their first one
+/// has the most axes before opset 7.
+#[rustfmt::skip]
+const KEEPS_RANK: &[&str] = &[
+    "Add", "And", "AveragePool", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "Div", "Equal", "GlobalAveragePool",
+    "GlobalLpPool", "GlobalMaxPool", "Greater", "Less", "LpNormalization", "LpPool", "Max", "MaxPool", "Mean", "Min",
+    "Mul", "Not", "Or", "Pad", "Pow", "Slice", "SpaceToDepth", "Split", "Sub", "Sum", "Tile", "Transpose", "Upsample",
+    "Xor",
+];
+
 /// What was found out about the values of a graph, by their names; `None` for what cannot be told. Raising changes no
 /// value, so it stays true.
 #[derive(Default)]
 struct Found {
     dtypes: HashMap<String, Option<DataType>>,
     shapes: HashMap<String, Option<Shape>>,
+    ranks: HashMap<String, Option<i64>>,
 }
 
 /// Dimensions; `None` for one that is not fixed.
@@ -44,9 +56,15 @@ type Shape = Vec<Option<usize>>;
 /// What a look at the producer of a value says.
 enum Look<T> {
     /// This.
-    Is(Option<T>),
-    /// The same as of this value.
-    As(String),
+    Is(T),
+    /// The same as of this value, which has so many axes less.
+    Like(String, i64),
+}
+
+impl<T> Look<T> {
+    fn like(node: &NodeProto, slot: usize, axes: i64) -> Option<Look<T>> {
+        Some(Look::Like(node.input_at(slot)?.to_owned(), axes))
+    }
 }
 
 /// The graphs from the model's, or a function's, down to the one whose nodes are being raised.
@@ -135,48 +153,75 @@ impl Scope {
 
     /// The element type of the value, as far as it is stated or follows.
     pub(super) fn dtype(&self, name: &str) -> Option<DataType> {
-        self.follow(name, |f| &mut f.dtypes, Self::look_for_dtype)
+        self.follow(name, |f| &mut f.dtypes, |dtype, _| dtype, Self::look_for_dtype)
     }
 
-    fn look_for_dtype(graph: &Graph, name: &str) -> Option<Look<DataType>> {
+    fn look_for_dtype(&self, graph: &Graph, name: &str) -> Option<Look<DataType>> {
         if let Some(dtype) = graph.stated_dtype(name).filter(|&d| d != DataType::Undefined) {
-            return Some(Look::Is(Some(dtype)));
+            return Some(Look::Is(dtype));
         }
         let (id, place) = graph.producer(name)?;
         let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
-        let of = |dtype: i32| Look::Is(DataType::try_from(dtype).ok());
-        Some(match node.op_type() {
+        let of = |dtype: i32| DataType::try_from(dtype).ok().map(Look::Is);
+        match node.op_type() {
             "Cast" => of(i32::try_from(node.int("to")?).ok()?),
             "Constant" => of(node.tensor("value")?.data_type()),
-            "Where" => Look::As(node.input_at(1)?.to_owned()),
-            op if KEEPS_TYPE.contains(&op) => Look::As(node.input_at(0)?.to_owned()),
-            _ => return None,
-        })
+            "Where" => Look::like(node, 1, 0),
+            op if KEEPS_TYPE.contains(&op) => Look::like(node, 0, 0),
+            _ => None,
+        }
     }
 
     /// The dimensions of the value, as far as they are stated or follow; `None` in place of one that is not fixed.
     pub(super) fn shape(&self, name: &str) -> Option<Shape> {
-        self.follow(name, |f| &mut f.shapes, Self::look_for_shape)
+        self.follow(name, |f| &mut f.shapes, |shape, _| shape, Self::look_for_shape)
     }
 
-    fn look_for_shape(graph: &Graph, name: &str) -> Option<Look<Shape>> {
+    fn look_for_shape(&self, graph: &Graph, name: &str) -> Option<Look<Shape>> {
         if let Some(tensor) = graph.initializer(name) {
-            return Some(Look::Is(Some(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect())));
+            return Some(Look::Is(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect()));
         }
         if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
             let fixed = |d: &Dim| match d {
                 Dim::Fixed(n) => Some(*n),
                 Dim::Symbol(_) => None,
             };
-            return Some(Look::Is(Some(shape.iter().map(fixed).collect())));
+            return Some(Look::Is(shape.iter().map(fixed).collect()));
         }
         let (id, place) = graph.producer(name)?;
         let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
-        Some(match node.op_type() {
-            "Flatten" | "Gemm" => Look::Is(Some(vec![None, None])),
-            op if KEEPS_SHAPE.contains(&op) => Look::As(node.input_at(0)?.to_owned()),
-            _ => return None,
-        })
+        match node.op_type() {
+            "Flatten" | "Gemm" => Some(Look::Is(vec![None, None])),
+            op if KEEPS_SHAPE.contains(&op) => Look::like(node, 0, 0),
+            _ => None,
+        }
+    }
+
+    /// How many axes the value has, as far as that is stated or follows from forms of opset 6 and before.
+    pub(super) fn rank(&self, name: &str) -> Option<i64> {
+        self.follow(name, |f| &mut f.ranks, i64::saturating_add, Self::look_for_rank)
+    }
+
+    fn look_for_rank(&self, graph: &Graph, name: &str) -> Option<Look<i64>> {
+        if let Some(rank) = graph.stated_rank(name) {
+            return Some(Look::Is(rank as i64));
+        }
+        let (id, place) = graph.producer(name)?;
+        let node = graph.node(id).filter(|n| n.is(n.op_type()))?;
+        let axes = || node.ints("axes").map(|a| a.len() as i64);
+        match node.op_type() {
+            "Constant" => Some(Look::Is(node.tensor("value")?.dims.len() as i64)),
+            "Flatten" | "Gemm" => Some(Look::Is(2)),
+            "Reshape" => {
+                let shape = self.shape(node.input_at(1)?)?;
+                Some(Look::Is(i64::try_from((*shape.first()?)?).ok()?))
+            }
+            "Squeeze" => Look::like(node, 0, -axes()?),
+            "Unsqueeze" => Look::like(node, 0, axes()?),
+            "Split" => Look::like(node, 0, 0),
+            op if place == 0 && (KEEPS_RANK.contains(&op) || KEEPS_SHAPE.contains(&op)) => Look::like(node, 0, 0),
+            _ => None,
+        }
     }
 
     /// Looks at a value, and at those it is like, until one tells; remembers the answer for all of them. Values that are
@@ -185,31 +230,31 @@ impl Scope {
         &self,
         name: &str,
         memory: fn(&mut Found) -> &mut HashMap<String, Option<T>>,
-        look: fn(&Graph, &str) -> Option<Look<T>>,
+        with: fn(T, i64) -> T,
+        look: fn(&Scope, &Graph, &str) -> Option<Look<T>>,
     ) -> Option<T> {
-        let mut found = self.found.borrow_mut();
         let mut asked = Vec::new();
-        let mut name = name.to_owned();
+        let (mut name, mut axes) = (name.to_owned(), 0i64);
         let answer = loop {
             let Some(level) = self.level(&name) else { break None };
-            let known = memory(&mut found[level]);
-            if let Some(answer) = known.get(&name) {
-                break answer.clone();
-            }
             // Until it is known: nothing.
-            known.insert(name.clone(), None);
-            let look = look(&self.graphs[level], &name);
-            asked.push((level, name));
+            match memory(&mut self.found.borrow_mut()[level]).entry(name.clone()) {
+                Entry::Occupied(known) => break known.get().clone(),
+                Entry::Vacant(unknown) => drop(unknown.insert(None)),
+            }
+            let look = look(self, &self.graphs[level], &name);
+            asked.push((level, name, axes));
             match look {
-                Some(Look::As(other)) => name = other,
-                Some(Look::Is(answer)) => break answer,
+                Some(Look::Is(answer)) => break Some(answer),
+                Some(Look::Like(other, more)) => (name, axes) = (other, axes.saturating_add(more)),
                 None => break None,
             }
         };
-        for (level, name) in asked {
-            memory(&mut found[level]).insert(name, answer.clone());
+        for (level, name, before) in asked {
+            let own = answer.clone().map(|a| with(a, axes.saturating_sub(before)));
+            memory(&mut self.found.borrow_mut()[level]).insert(name, own);
         }
-        answer
+        answer.map(|a| with(a, axes))
     }
 
     // ---- writing ----
