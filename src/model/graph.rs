@@ -3,6 +3,7 @@
 mod body;
 mod inline;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
@@ -11,9 +12,10 @@ use super::file::not_onnx;
 use super::index::Index;
 use super::names::{self, Names, sparse_names};
 use super::order::Order;
+use super::taken::Taken;
 use super::wire::{Encode, Kept, Pieces, fields};
 use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, shortened};
 use crate::proto::type_proto;
 
 use body::Around;
@@ -61,8 +63,7 @@ pub struct Graph {
     /// The field of the model that it was read from, key and length included, until the first edit.
     read: Option<Bytes>,
     index: Index,
-    /// Every name, and the first number that was not tried behind it.
-    taken: HashMap<String, u64>,
+    taken: Taken,
     revision: u64,
     /// What a body sees of the graphs around it; nothing for the graph of a model.
     around: Around,
@@ -144,13 +145,12 @@ impl Graph {
             initializers: initializers.into_iter().map(Some).collect(),
             read: None,
             index: Index::default(),
-            taken: HashMap::new(),
+            taken: Taken::default(),
             revision: 0,
             around: Around::default(),
         };
         graph.index = graph.build_index()?;
-        let names = graph.every_name();
-        graph.take_all(names);
+        graph.taken = graph.every_name();
         Ok(graph)
     }
 
@@ -208,7 +208,10 @@ impl Graph {
         match self.node(id) {
             None => "a removed node".to_owned(),
             Some(node) if self.around.path.is_empty() => node.label(),
-            Some(node) => format!("node `{}` ({})", self.path(node), node.operator()),
+            Some(node) => {
+                let (path, operator) = (self.path(node), node.operator());
+                format!("node `{}` ({})", shortened(&path, 400), shortened(&operator, 120))
+            }
         }
     }
 
@@ -315,27 +318,7 @@ impl Graph {
 
     /// A name like `base` that no value and no node has, now or in a subgraph.
     pub fn fresh_name(&mut self, base: &str) -> String {
-        let Some(&from) = self.taken.get(base) else {
-            self.take_name(base);
-            return base.to_owned();
-        };
-        let mut n = from;
-        let mut name = format!("{base}_{n}");
-        while !self.take_name(&name) {
-            n += 1;
-            name = format!("{base}_{n}");
-        }
-        self.taken.insert(base.to_owned(), n + 1);
-        name
-    }
-
-    /// Notes a name, and says whether it is new.
-    fn take_name(&mut self, name: &str) -> bool {
-        let new = !self.taken.contains_key(name);
-        if new {
-            self.taken.insert(name.to_owned(), 2);
-        }
-        new
+        self.taken.fresh(base)
     }
 
     /// Puts a node into the graph.
@@ -351,7 +334,7 @@ impl Graph {
             At::After(other) => self.order.insert_after(other.0, id.0),
         }
         for name in node.output.iter().chain(&node.name) {
-            self.take_name(name);
+            self.taken.take(name);
         }
         self.nodes.push(Some(Kept::new(node)));
         self.touch();
@@ -387,7 +370,7 @@ impl Graph {
             }
         }
         for name in &new.output {
-            self.take_name(name);
+            self.taken.take(name);
         }
         self.nodes[id.0 as usize] = Some(if outcome.is_ok() { new } else { old });
         self.touch();
@@ -450,7 +433,7 @@ impl Graph {
             None => {
                 self.index.initializer.insert(name.clone(), self.initializers.len());
                 self.initializers.push(Some(Kept::new(tensor)));
-                self.take_name(&name);
+                self.taken.take(&name);
             }
         }
         self.touch();
@@ -516,6 +499,15 @@ impl Graph {
         });
         self.index.info = index_infos(&self.rest);
         self.touch();
+    }
+
+    /// Adds what is said of a value, where nothing is said of it yet.
+    fn add_value_info(&mut self, info: ValueInfoProto) {
+        if let Entry::Vacant(new) = self.index.info.entry(info.name().to_owned()) {
+            new.insert(infos(&self.rest).count());
+            self.rest.edit().value_info.push(info);
+            self.touch();
+        }
     }
 
     /// Changes element types in value_info: those for which `change` gives another.
@@ -622,13 +614,6 @@ impl Graph {
         names::hold(Some(&around), &self.rest, initializers, self.nodes().map(|(_, n)| n))
     }
 
-    /// Notes that these names are not free.
-    fn take_all(&mut self, names: impl IntoIterator<Item = String>) {
-        for name in names {
-            self.taken.entry(name).or_insert(2);
-        }
-    }
-
     fn build_index(&self) -> Result<Index> {
         let mut index = Index::default();
         for (i, t) in self.initializers.iter().enumerate() {
@@ -653,21 +638,21 @@ impl Graph {
         Ok(index)
     }
 
-    fn every_name(&self) -> HashSet<String> {
-        fn visit(graph: &GraphProto, names: &mut HashSet<String>) {
-            names.extend(graph.input.iter().chain(&graph.output).map(|v| v.name().to_owned()));
-            names.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
+    fn every_name(&self) -> Taken {
+        fn visit(graph: &GraphProto, names: &mut Taken) {
+            names.extend(graph.input.iter().chain(&graph.output).map(|v| v.name()));
+            names.extend(graph.initializer.iter().map(|t| t.name()));
+            names.extend(sparse_names(graph));
             graph.node.iter().for_each(|n| node_names(n, names));
         }
-        fn node_names(node: &NodeProto, names: &mut HashSet<String>) {
-            names.insert(node.name().to_owned());
-            names.extend(node.input.iter().chain(&node.output).cloned());
+        fn node_names(node: &NodeProto, names: &mut Taken) {
+            names.take(node.name());
+            names.extend(node.input.iter().chain(&node.output));
             node.subgraphs().for_each(|g| visit(g, names));
         }
-        let mut names = HashSet::new();
+        let mut names = Taken::default();
         visit(&self.rest, &mut names);
-        names.extend(self.initializers().map(|t| t.name().to_owned()));
-        names.extend(sparse_names(&self.rest).map(str::to_owned));
+        names.extend(self.initializers().map(|t| t.name()));
         self.nodes().for_each(|(_, n)| node_names(n, &mut names));
         names
     }

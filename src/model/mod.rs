@@ -14,6 +14,7 @@ mod names;
 mod node;
 mod order;
 mod scratch;
+mod taken;
 mod tensor;
 mod widen;
 mod wire;

@@ -126,12 +126,15 @@ struct Library {
     costs: HashMap<Key, Cost>,
     /// Those that stay, and why.
     refused: HashMap<Key, String>,
+    /// Whether the model speaks of no other float type.
+    only_float32: bool,
 }
 
 impl Library {
     fn of(model: &Model) -> Library {
         let functions = model.metadata().functions.iter().map(|f| (Key::of_function(f), f.clone())).collect();
-        let mut library = Library { functions, costs: HashMap::new(), refused: HashMap::new() };
+        let (costs, refused) = Default::default();
+        let mut library = Library { functions, costs, refused, only_float32: only_float32(model) };
         library.measure();
         for (key, function) in &library.functions {
             let Some(cost) = library.costs.get(key) else {
@@ -301,7 +304,7 @@ impl Library {
         };
         let mut instance = function.clone();
         instance.node.iter_mut().for_each(|n| resolve(n, &given, false));
-        if let Err(e) = raise_function(&mut instance, model.opset(), only_float32(model)) {
+        if let Err(e) = raise_function(&mut instance, model.opset(), self.only_float32) {
             return match e.kind() {
                 ErrorKind::Unsupported => no(format!("its function cannot be raised: {e}")),
                 _ => Err(Refusal::Fail(e.at(place()))),

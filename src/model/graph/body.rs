@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::index::captures_of;
 use super::{Graph, GraphProto, NodeExt, NodeId, NodeProto, TensorProto, ValueInfoProto};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, shortened};
 use crate::model::{AttributeExt, AttributeProto, Tensor};
 
 /// A subgraph of a node. Stays valid while the node keeps its attributes.
@@ -17,6 +17,12 @@ pub struct BodyId {
     /// Which graph of that attribute.
     place: usize,
 }
+
+/// The bodies of a node that are looked at to tell what they share.
+const FEW: usize = 8;
+
+/// How many characters are shown of the name of a node around another: many nodes may stand inside one.
+const SHOWN: usize = 80;
 
 /// The first value that the nodes of a graph make: it tells a branch from all others where names are unique in the
 /// model. `None` for a graph whose nodes make nothing.
@@ -109,14 +115,21 @@ impl Graph {
     /// What it captures counts as known: constants can be read as if they were initializers of the body, and all names
     /// are pinned. Errors, naming the body, when it breaks the rules of [`Graph::from_proto`].
     pub fn body(&self, id: BodyId) -> Result<Graph> {
+        Ok(Graph { taken: self.taken.clone(), ..self.lend(id)? })
+    }
+
+    /// As [`Graph::body`], but for the names that are taken in the model.
+    fn lend(&self, id: BodyId) -> Result<Graph> {
         let gone = || Error::new(ErrorKind::InvalidModel, "a removed node has no body");
         let (node, proto) = self.node(id.node).zip(self.body_proto(id)).ok_or_else(gone)?;
-        let path = format!("{} > {}", self.path(node), self.body_name(id));
+        let (title, name) = (shortened(node.title(), SHOWN), shortened(self.body_name(id), SHOWN));
+        let path = format!("{}{title} > {name}", self.around.path);
         let mut body = Graph::from_proto(proto.clone()).at(|| format!("`{path}`"))?;
-        body.taken.extend(self.taken.iter().map(|(name, &n)| (name.clone(), n)));
         body.around.path = path + " > ";
-        let siblings: Vec<&GraphProto> = node.subgraphs().filter(|g| !std::ptr::eq(*g, proto)).collect();
-        let siblings: HashSet<&str> = siblings.into_iter().flat_map(captures_of).collect();
+        // No operator has more than two bodies. Where there are many, all that they capture counts as shared.
+        let many = node.subgraphs().nth(FEW).is_some();
+        let siblings = node.subgraphs().take(FEW).filter(|g| !std::ptr::eq(*g, proto));
+        let siblings: HashSet<&str> = siblings.flat_map(captures_of).collect();
         for name in captures_of(proto) {
             let Some(tensor) = self.initializer(name).filter(|_| !self.is_input(name)) else {
                 body.around.values.insert(name.to_owned(), self.value_info(name).cloned());
@@ -124,7 +137,7 @@ impl Graph {
             };
             body.around.constants.insert(name.to_owned(), tensor.clone());
             let elsewhere = !self.uses(name).is_empty() || self.is_output(name) || self.captured_by(name).len() > 1;
-            if elsewhere || siblings.contains(name) || self.is_shared(name) {
+            if many || elsewhere || siblings.contains(name) || self.is_shared(name) {
                 body.around.shared.insert(name.to_owned());
             }
         }
@@ -137,13 +150,16 @@ impl Graph {
     /// captured and nothing reads any more is dropped. Errors as `change` does, and as [`Graph::body`]; this graph is
     /// then as it was.
     pub fn edit_body<T>(&mut self, id: BodyId, change: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
-        let mut body = self.body(id)?;
-        let outcome = change(&mut body)?;
+        let mut body = self.lend(id)?;
+        // The names go along and come back: there may be many of them, and many bodies.
+        body.taken = std::mem::take(&mut self.taken);
+        let outcome = change(&mut body);
+        self.taken = std::mem::take(&mut body.taken);
+        let outcome = outcome?;
         if body.revision == 0 {
             return Ok(outcome);
         }
         let proto = body.to_proto();
-        self.taken = body.taken;
         self.edit(id.node, |n| {
             let attribute = n.attribute.get_mut(id.attribute);
             if let Some(place) = attribute.and_then(|a| a.subgraphs_mut().nth(id.place)) {
@@ -305,7 +321,7 @@ mod tests {
         let mut g = graph();
         let before = g.to_proto();
         let failed = g.edit_body(g.bodies()[0], |body| {
-            body.drop_inputs(|_, n| n == "x");
+            body.drop_inputs(|_, name| name == "x");
             body.insert(crate::model::At::End, node("Neg", &["t"], "t"))
         });
         assert!(failed.unwrap_err().to_string().contains("`t` is produced twice"));

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{At, Graph, GraphProto, NodeExt, NodeId, NodeProto, index_infos};
+use super::{At, Graph, GraphProto, NodeExt, NodeId, NodeProto};
 use crate::error::Result;
 use crate::model::AttributeExt;
 use crate::model::names::sparse_names;
@@ -31,9 +31,8 @@ impl Graph {
         self.edit(id, |n| (n.input, n.output, n.attribute) = Default::default())?;
         if node.subgraphs().next().is_some() && self.around.path.is_empty() {
             // Names that only the node's own bodies had are free again.
-            self.taken.clear();
-            let names = self.every_name();
-            self.take_all(names.into_iter().chain(node.output.iter().cloned()));
+            self.taken = self.every_name();
+            self.taken.extend(&node.output);
         }
         let mut renamed = Renamed::new();
         for (slot, formal) in body.input.iter().enumerate() {
@@ -67,12 +66,8 @@ impl Graph {
         let nodes = body.node.into_iter().map(|n| self.insert(At::Before(id), n)).collect::<Result<Vec<_>>>()?;
         self.remove(id);
         let new = body.value_info.into_iter().chain(body.output);
-        let known: HashSet<String> = self.rest.value_info.iter().map(|v| v.name().to_owned()).collect();
-        let new =
-            new.filter(|v| self.producer(v.name()).is_some() && !known.contains(v.name()) && !self.is_output(v.name()));
-        let new: Vec<_> = new.filter(|v| v.r#type.is_some()).collect();
-        self.rest.edit().value_info.extend(new);
-        self.index.info = index_infos(&self.rest);
+        let new: Vec<_> = new.filter(|v| self.producer(v.name()).is_some() && v.r#type.is_some()).collect();
+        new.into_iter().for_each(|v| self.add_value_info(v));
         Ok(Inlined { nodes, renamed })
     }
 
@@ -102,9 +97,10 @@ impl Graph {
     fn rename_apart(&mut self, body: &mut GraphProto, renamed: &mut Renamed) {
         let (values, nodes) = defined(body);
         let (free, clash): (Vec<_>, Vec<_>) =
-            values.into_iter().filter(|v| !renamed.contains_key(v)).partition(|v| !self.taken.contains_key(v));
-        let taken_nodes: HashSet<String> = nodes.iter().filter(|n| self.taken.contains_key(*n)).cloned().collect();
-        self.take_all(free.into_iter().chain(nodes));
+            values.into_iter().filter(|v| !renamed.contains_key(v)).partition(|v| !self.taken.has(v));
+        let taken_nodes: HashSet<String> = nodes.iter().filter(|n| self.taken.has(n)).cloned().collect();
+        self.taken.extend(free);
+        self.taken.extend(nodes);
         for name in clash {
             let fresh = self.fresh_name(&name);
             renamed.insert(name, fresh);

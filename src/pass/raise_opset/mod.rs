@@ -124,7 +124,7 @@ fn raise(scope: &mut Scope, from: i64) -> Result<usize> {
         check(node, from, scope.to).at(|| scope.graph().label(id))?;
     }
     let mut changed = 0;
-    // A model may state any number.
+    // Opsets begin at 1, whatever a model states.
     for version in from.max(0) + 1..=scope.to {
         for id in scope.graph().node_ids() {
             let Some(step) = scope.graph().node(id).and_then(|n| step(n, version)) else { continue };

@@ -1,5 +1,9 @@
 //! The graph that is being raised, inside the graphs around it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
     At, AttributeProto, DataType, Dim, Graph, GraphProto, InputSpec, NodeExt, NodeId, NodeProto, Tensor, TensorProto,
@@ -37,10 +41,38 @@ const KEEPS_RANK: &[&str] = &[
     "Xor",
 ];
 
+/// What was found out about the values of a graph, by their names; `None` for what cannot be told. Raising changes no
+/// value, so it stays true.
+#[derive(Default)]
+struct Found {
+    dtypes: HashMap<String, Option<DataType>>,
+    shapes: HashMap<String, Option<Shape>>,
+    ranks: HashMap<String, Option<i64>>,
+}
+
+/// Dimensions; `None` for one that is not fixed.
+type Shape = Vec<Option<usize>>;
+
+/// What a look at the producer of a value says.
+enum Look<T> {
+    /// This.
+    Is(T),
+    /// The same as of this value, which has so many axes less.
+    Like(String, i64),
+}
+
+impl<T> Look<T> {
+    fn like(node: &NodeProto, slot: usize, axes: i64) -> Option<Look<T>> {
+        Some(Look::Like(node.input_at(slot)?.to_owned(), axes))
+    }
+}
+
 /// The graphs from the model's, or a function's, down to the one whose nodes are being raised.
 pub(super) struct Scope {
     /// The innermost last.
     graphs: Vec<Graph>,
+    /// What was found out about values, for each of the graphs.
+    found: RefCell<Vec<Found>>,
     /// The opset to reach.
     pub(super) to: i64,
     /// Whether float32 is the only float type that the model speaks of.
@@ -50,17 +82,19 @@ pub(super) struct Scope {
 impl Scope {
     /// A graph that no other one is around.
     pub(super) fn of(graph: Graph, to: i64, only_float32: bool) -> Scope {
-        Scope { graphs: vec![graph], to, only_float32 }
+        Scope { graphs: vec![graph], found: RefCell::new(vec![Found::default()]), to, only_float32 }
     }
 
     /// Goes into a subgraph.
     pub(super) fn enter(&mut self, graph: GraphProto) -> Result<()> {
         self.graphs.push(Graph::from_proto(graph)?);
+        self.found.get_mut().push(Found::default());
         Ok(())
     }
 
     /// Comes back out of a graph.
     pub(super) fn leave(&mut self) -> Option<Graph> {
+        self.found.get_mut().pop();
         self.graphs.pop()
     }
 
@@ -84,10 +118,14 @@ impl Scope {
 
     /// The graph that has a value of this name.
     fn home(&self, name: &str) -> Option<&Graph> {
+        self.level(name).map(|level| &self.graphs[level])
+    }
+
+    /// Which graph has a value of this name, counted from the outermost.
+    fn level(&self, name: &str) -> Option<usize> {
         self.graphs
             .iter()
-            .rev()
-            .find(|g| g.producer(name).is_some() || g.initializer(name).is_some() || g.is_input(name))
+            .rposition(|g| g.producer(name).is_some() || g.initializer(name).is_some() || g.is_input(name))
     }
 
     /// The value, where it is a constant: an initializer that is no graph input, or a Constant node.
@@ -115,83 +153,108 @@ impl Scope {
 
     /// The element type of the value, as far as it is stated or follows.
     pub(super) fn dtype(&self, name: &str) -> Option<DataType> {
-        let mut name = name;
-        for _ in 0..self.steps_back() {
-            let graph = self.home(name)?;
-            if let Some(dtype) = graph.stated_dtype(name).filter(|&d| d != DataType::Undefined) {
-                return Some(dtype);
-            }
-            let (id, place) = graph.producer(name)?;
-            let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
-            name = match node.op_type() {
-                "Cast" => return DataType::try_from(i32::try_from(node.int("to")?).ok()?).ok(),
-                "Constant" => return DataType::try_from(node.tensor("value")?.data_type()).ok(),
-                "Where" => node.input_at(1)?,
-                op if KEEPS_TYPE.contains(&op) => node.input_at(0)?,
-                _ => return None,
-            };
+        self.follow(name, |f| &mut f.dtypes, |dtype, _| dtype, Self::look_for_dtype)
+    }
+
+    fn look_for_dtype(&self, graph: &Graph, name: &str) -> Option<Look<DataType>> {
+        if let Some(dtype) = graph.stated_dtype(name).filter(|&d| d != DataType::Undefined) {
+            return Some(Look::Is(dtype));
         }
-        None
+        let (id, place) = graph.producer(name)?;
+        let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
+        let of = |dtype: i32| DataType::try_from(dtype).ok().map(Look::Is);
+        match node.op_type() {
+            "Cast" => of(i32::try_from(node.int("to")?).ok()?),
+            "Constant" => of(node.tensor("value")?.data_type()),
+            "Where" => Look::like(node, 1, 0),
+            op if KEEPS_TYPE.contains(&op) => Look::like(node, 0, 0),
+            _ => None,
+        }
     }
 
     /// The dimensions of the value, as far as they are stated or follow; `None` in place of one that is not fixed.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<Option<usize>>> {
-        let mut name = name;
-        for _ in 0..self.steps_back() {
-            let graph = self.home(name)?;
-            if let Some(tensor) = graph.initializer(name) {
-                return Some(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect());
-            }
-            if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
-                let fixed = |d: &Dim| match d {
-                    Dim::Fixed(n) => Some(*n),
-                    Dim::Symbol(_) => None,
-                };
-                return Some(shape.iter().map(fixed).collect());
-            }
-            let (id, place) = graph.producer(name)?;
-            let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
-            name = match node.op_type() {
-                "Flatten" | "Gemm" => return Some(vec![None, None]),
-                op if KEEPS_SHAPE.contains(&op) => node.input_at(0)?,
-                _ => return None,
-            };
+    pub(super) fn shape(&self, name: &str) -> Option<Shape> {
+        self.follow(name, |f| &mut f.shapes, |shape, _| shape, Self::look_for_shape)
+    }
+
+    fn look_for_shape(&self, graph: &Graph, name: &str) -> Option<Look<Shape>> {
+        if let Some(tensor) = graph.initializer(name) {
+            return Some(Look::Is(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect()));
         }
-        None
+        if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
+            let fixed = |d: &Dim| match d {
+                Dim::Fixed(n) => Some(*n),
+                Dim::Symbol(_) => None,
+            };
+            return Some(Look::Is(shape.iter().map(fixed).collect()));
+        }
+        let (id, place) = graph.producer(name)?;
+        let node = graph.node(id).filter(|n| place == 0 && n.is(n.op_type()))?;
+        match node.op_type() {
+            "Flatten" | "Gemm" => Some(Look::Is(vec![None, None])),
+            op if KEEPS_SHAPE.contains(&op) => Look::like(node, 0, 0),
+            _ => None,
+        }
     }
 
     /// How many axes the value has, as far as that is stated or follows from forms of opset 6 and before.
     pub(super) fn rank(&self, name: &str) -> Option<i64> {
-        let (mut name, mut more) = (name, 0);
-        for _ in 0..self.steps_back() {
-            let graph = self.home(name)?;
-            if let Some(rank) = graph.stated_rank(name) {
-                return Some(rank as i64 + more);
-            }
-            let (id, place) = graph.producer(name)?;
-            let node = graph.node(id).filter(|n| n.is(n.op_type()))?;
-            let axes = || node.ints("axes").map(|a| a.len() as i64);
-            match node.op_type() {
-                "Constant" => return Some(node.tensor("value")?.dims.len() as i64 + more),
-                "Flatten" | "Gemm" => return Some(2 + more),
-                "Reshape" => {
-                    let shape = self.shape(node.input_at(1)?)?;
-                    return Some(i64::try_from((*shape.first()?)?).ok()? + more);
-                }
-                "Squeeze" => more -= axes()?,
-                "Unsqueeze" => more += axes()?,
-                "Split" => {}
-                op if place == 0 && (KEEPS_RANK.contains(&op) || KEEPS_SHAPE.contains(&op)) => {}
-                _ => return None,
-            }
-            name = node.input_at(0)?;
-        }
-        None
+        self.follow(name, |f| &mut f.ranks, i64::saturating_add, Self::look_for_rank)
     }
 
-    /// A bound for walks along producers, which end at any cycle a broken graph may hold.
-    fn steps_back(&self) -> usize {
-        1 + self.graphs.iter().map(|g| g.nodes().count()).sum::<usize>()
+    fn look_for_rank(&self, graph: &Graph, name: &str) -> Option<Look<i64>> {
+        if let Some(rank) = graph.stated_rank(name) {
+            return Some(Look::Is(rank as i64));
+        }
+        let (id, place) = graph.producer(name)?;
+        let node = graph.node(id).filter(|n| n.is(n.op_type()))?;
+        let axes = || node.ints("axes").map(|a| a.len() as i64);
+        match node.op_type() {
+            "Constant" => Some(Look::Is(node.tensor("value")?.dims.len() as i64)),
+            "Flatten" | "Gemm" => Some(Look::Is(2)),
+            "Reshape" => {
+                let shape = self.shape(node.input_at(1)?)?;
+                Some(Look::Is(i64::try_from((*shape.first()?)?).ok()?))
+            }
+            "Squeeze" => Look::like(node, 0, -axes()?),
+            "Unsqueeze" => Look::like(node, 0, axes()?),
+            "Split" => Look::like(node, 0, 0),
+            op if place == 0 && (KEEPS_RANK.contains(&op) || KEEPS_SHAPE.contains(&op)) => Look::like(node, 0, 0),
+            _ => None,
+        }
+    }
+
+    /// Looks at a value, and at those it is like, until one tells; remembers the answer for all of them. Values that are
+    /// like one another in a circle, which a broken graph may hold, tell nothing.
+    fn follow<T: Clone>(
+        &self,
+        name: &str,
+        memory: fn(&mut Found) -> &mut HashMap<String, Option<T>>,
+        with: fn(T, i64) -> T,
+        look: fn(&Scope, &Graph, &str) -> Option<Look<T>>,
+    ) -> Option<T> {
+        let mut asked = Vec::new();
+        let (mut name, mut axes) = (name.to_owned(), 0i64);
+        let answer = loop {
+            let Some(level) = self.level(&name) else { break None };
+            // Until it is known: nothing.
+            match memory(&mut self.found.borrow_mut()[level]).entry(name.clone()) {
+                Entry::Occupied(known) => break known.get().clone(),
+                Entry::Vacant(unknown) => drop(unknown.insert(None)),
+            }
+            let look = look(self, &self.graphs[level], &name);
+            asked.push((level, name, axes));
+            match look {
+                Some(Look::Is(answer)) => break Some(answer),
+                Some(Look::Like(other, more)) => (name, axes) = (other, axes.saturating_add(more)),
+                None => break None,
+            }
+        };
+        for (level, name, before) in asked {
+            let own = answer.clone().map(|a| with(a, axes.saturating_sub(before)));
+            memory(&mut self.found.borrow_mut()[level]).insert(name, own);
+        }
+        answer.map(|a| with(a, axes))
     }
 
     // ---- writing ----
