@@ -68,7 +68,7 @@ pub struct QuantizeArgs {
 
     /// How ranges of activations are chosen: min-max, moving-average, percentile:99.999, entropy, mse (mse:2.4 for
     /// another norm), octav, aciq, isotone, auto
-    #[arg(long, value_name = "METHOD", default_value_t = Method::Percentile(99.999))]
+    #[arg(long, value_name = "METHOD", default_value_t)]
     calibration: Method,
 
     /// How ranges of weights are chosen: min-max, percentile:99.999, entropy, mse, octav, aciq, auto

@@ -43,7 +43,7 @@ impl Policy {
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
             per_channel: target.per_channel,
-            calibration: Method::Percentile(99.999),
+            calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             operators: None,
             exclude: Patterns::default(),
