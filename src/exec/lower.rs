@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use super::arithmetic::spell_out;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::integer::expand;
-use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
+use crate::model::{
+    At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen,
+};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
@@ -18,6 +20,9 @@ pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 /// left of both is written as arithmetic; float16 and bfloat16 are widened. Operators on codes that have no float form
 /// stay, and so do subgraphs. Errors name the node whose format is not supported.
 pub fn lower(model: &Model) -> Result<Model> {
+    for t in model.graph.initializers() {
+        hold_axes(t.dims.len()).at(|| format!("tensor `{}`", t.name()))?;
+    }
     let mut model = model.clone();
     widen(&mut model)?;
     expand(&mut model, &mut |_, _, _| {})?;

@@ -34,6 +34,7 @@ pub use names::{NameFault, Names};
 pub use node::{AttributeExt, NodeExt, attribute};
 pub use scratch::Scratch;
 pub use tensor::Tensor;
+pub(crate) use tensor::hold_axes;
 pub use widen::widen;
 pub use write::{ExternalData, WriteOptions, Written, replace_file};
 
