@@ -5,16 +5,20 @@ mod inline;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::file::not_onnx;
 use super::index::Index;
-use super::names::{self, Names, sparse_names};
+use super::names::{self, Names};
 use super::order::Order;
 use super::taken::Taken;
 use super::wire::{Encode, Kept, Pieces, fields};
-use super::{AttributeExt, DataType, GraphProto, NodeExt, NodeProto, Tensor, TensorProto, ValueInfoProto, captures};
+use super::{
+    AttributeExt, DataType, GraphProto, NodeExt, NodeProto, SparseTensorProto, Tensor, TensorProto, ValueInfoProto,
+    captures, sparse_name,
+};
 use crate::error::{Error, ErrorKind, Place, Result, shortened};
 use crate::proto::type_proto;
 
@@ -59,7 +63,9 @@ pub struct Graph {
     rest: Kept<GraphProto>,
     nodes: Vec<Option<Kept<NodeProto>>>,
     order: Order,
-    initializers: Vec<Option<Kept<TensorProto>>>,
+    /// Shared, so that a copy of the graph copies no tensor whose elements are in a typed field.
+    initializers: Vec<Option<Arc<Kept<TensorProto>>>>,
+    sparse: Vec<Option<Kept<SparseTensorProto>>>,
     /// The field of the model that it was read from, key and length included, until the first edit.
     read: Option<Bytes>,
     index: Index,
@@ -75,6 +81,8 @@ pub(super) enum Part<'a> {
     Node(&'a mut Kept<NodeProto>),
     /// An initializer.
     Tensor(&'a mut Kept<TensorProto>),
+    /// A sparse initializer.
+    Sparse(&'a mut Kept<SparseTensorProto>),
 }
 
 fn invalid(message: String) -> Error {
@@ -102,13 +110,14 @@ impl Graph {
     pub fn from_proto(mut proto: GraphProto) -> Result<Graph> {
         let nodes = std::mem::take(&mut proto.node).into_iter().map(Kept::new).collect();
         let initializers = std::mem::take(&mut proto.initializer).into_iter().map(Kept::new).collect();
-        Graph::assemble(Kept::new(proto), nodes, initializers)
+        let sparse = std::mem::take(&mut proto.sparse_initializer).into_iter().map(Kept::new).collect();
+        Graph::assemble(Kept::new(proto), nodes, initializers, sparse)
     }
 
     /// Reads the field of a model that holds its graph: `whole` with key and length, `payload` without. `visit` sees
     /// every tensor outside of nodes and every node before they are indexed, and returns whether it changed them.
     pub(super) fn read(whole: Bytes, payload: &Bytes, visit: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<Graph> {
-        let (mut nodes, mut initializers, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut nodes, mut initializers, mut sparse, mut others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut untouched = true;
         for field in fields(payload).map_err(not_onnx)? {
             match (field.number, field.payload) {
@@ -124,10 +133,17 @@ impl Graph {
                     untouched &= tensor.as_read().is_some();
                     initializers.push(tensor);
                 }
+                (15, Some(at)) => {
+                    let mut tensor = Kept::<SparseTensorProto>::read(payload.slice(at)).map_err(not_onnx)?;
+                    visit(Part::Sparse(&mut tensor))?;
+                    untouched &= tensor.as_read().is_some();
+                    sparse.push(tensor);
+                }
                 _ => others.extend_from_slice(&payload[field.whole]),
             }
         }
-        let mut graph = Graph::assemble(Kept::read(others.into()).map_err(not_onnx)?, nodes, initializers)?;
+        let rest = Kept::read(others.into()).map_err(not_onnx)?;
+        let mut graph = Graph::assemble(rest, nodes, initializers, sparse)?;
         graph.read = untouched.then_some(whole);
         Ok(graph)
     }
@@ -136,13 +152,15 @@ impl Graph {
         rest: Kept<GraphProto>,
         nodes: Vec<Kept<NodeProto>>,
         initializers: Vec<Kept<TensorProto>>,
+        sparse: Vec<Kept<SparseTensorProto>>,
     ) -> Result<Graph> {
         let count = u32::try_from(nodes.len()).map_err(|_| invalid(format!("it has {} nodes", nodes.len())))?;
         let mut graph = Graph {
             order: Order::of(count),
             rest,
             nodes: nodes.into_iter().map(Some).collect(),
-            initializers: initializers.into_iter().map(Some).collect(),
+            initializers: initializers.into_iter().map(|t| Some(Arc::new(t))).collect(),
+            sparse: sparse.into_iter().map(Some).collect(),
             read: None,
             index: Index::default(),
             taken: Taken::default(),
@@ -159,6 +177,7 @@ impl Graph {
         let mut proto = GraphProto::clone(&self.rest);
         proto.node = self.nodes().map(|(_, n)| n.clone()).collect();
         proto.initializer = self.initializers().cloned().collect();
+        proto.sparse_initializer = self.sparse_initializers().cloned().collect();
         proto
     }
 
@@ -171,7 +190,8 @@ impl Graph {
         let nodes = self.order.iter().filter_map(|slot| self.nodes[slot as usize].as_ref());
         nodes.for_each(|n| inner.field(1, n));
         self.rest.encode_into(&mut inner);
-        self.initializers.iter().flatten().for_each(|t| inner.field(5, t));
+        self.initializers.iter().flatten().for_each(|t| inner.field(5, &**t));
+        self.sparse.iter().flatten().for_each(|t| inner.field(15, t));
         pieces.nested(number, inner);
     }
 
@@ -220,20 +240,47 @@ impl Graph {
         format!("{}{}", self.around.path, node.title())
     }
 
-    /// The initializers of this graph, in the file's order, new ones last. Those that a body captures are not among them.
+    /// The dense initializers of this graph, in the file's order, new ones last. Those that a body captures are not among
+    /// them.
     pub fn initializers(&self) -> impl Iterator<Item = &TensorProto> {
-        self.initializers.iter().flatten().map(|t| &**t)
+        self.initializers.iter().flatten().map(|t| &***t)
     }
 
-    /// The initializer of that name, or the constant that a body captures under it.
+    /// The dense initializer of that name, or the constant that a body captures under it.
     pub fn initializer(&self, name: &str) -> Option<&TensorProto> {
-        let own = self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref());
+        let own = self.index.initializer.get(name).and_then(|&i| self.initializers[i].as_deref().map(|t| &**t));
         own.or_else(|| self.around.constants.get(name))
     }
 
-    /// The value of the initializer of that name, captured ones included; `None` if there is none. Errors name the tensor.
+    /// The sparse initializers of this graph, in the file's order.
+    pub fn sparse_initializers(&self) -> impl Iterator<Item = &SparseTensorProto> {
+        self.sparse.iter().flatten().map(|t| &**t)
+    }
+
+    /// The sparse initializer of that name, or the sparse constant that a body captures under it.
+    pub fn sparse_initializer(&self, name: &str) -> Option<&SparseTensorProto> {
+        let own = self.index.sparse.get(name).and_then(|&i| self.sparse[i].as_deref());
+        own.or_else(|| self.around.sparse.get(name))
+    }
+
+    /// Whether an initializer, dense or sparse, has that name, captured ones included.
+    pub fn is_constant(&self, name: &str) -> bool {
+        self.initializer(name).is_some() || self.sparse_initializer(name).is_some()
+    }
+
+    /// The dimensions of the initializer of that name, dense or sparse, captured ones included.
+    pub fn constant_dims(&self, name: &str) -> Option<&[i64]> {
+        let sparse = || self.sparse_initializer(name).map(|t| &t.dims[..]);
+        self.initializer(name).map(|t| &t.dims[..]).or_else(sparse)
+    }
+
+    /// The value of the initializer of that name, captured ones included, dense whatever its form; `None` if there is none.
+    /// Errors name the tensor.
     pub fn constant(&self, name: &str) -> Result<Option<Tensor>> {
-        self.initializer(name).map(Tensor::from_proto).transpose()
+        match self.sparse_initializer(name) {
+            Some(sparse) => Tensor::from_sparse(sparse).map(Some),
+            None => self.initializer(name).map(Tensor::from_proto).transpose(),
+        }
     }
 
     /// The node, and which of its outputs, that produces the value.
@@ -294,7 +341,8 @@ impl Graph {
 
     /// The element type the file states for the value, or that of the initializer.
     pub fn stated_dtype(&self, name: &str) -> Option<DataType> {
-        if let Some(t) = self.initializer(name) {
+        let values = self.sparse_initializer(name).and_then(|s| s.values.as_ref());
+        if let Some(t) = values.or_else(|| self.initializer(name)) {
             return DataType::try_from(t.data_type()).ok();
         }
         match self.value_info(name)?.r#type.as_ref()?.value.as_ref()? {
@@ -305,8 +353,8 @@ impl Graph {
 
     /// How many dimensions the file states for the value, or the initializer has.
     pub fn stated_rank(&self, name: &str) -> Option<usize> {
-        if let Some(t) = self.initializer(name) {
-            return Some(t.dims.len());
+        if let Some(dims) = self.constant_dims(name) {
+            return Some(dims.len());
         }
         match self.value_info(name)?.r#type.as_ref()?.value.as_ref()? {
             type_proto::Value::TensorType(t) => Some(t.shape.as_ref()?.dim.len()),
@@ -425,14 +473,17 @@ impl Graph {
         Ok(true)
     }
 
-    /// Adds an initializer, or replaces the one of its name.
+    /// Adds an initializer, or replaces the one of its name, dense or sparse.
     pub fn set_initializer(&mut self, tensor: TensorProto) {
         let name = tensor.name().to_owned();
+        if let Some(i) = self.index.sparse.remove(&name) {
+            self.sparse[i] = None;
+        }
         match self.index.initializer.get(&name) {
-            Some(&i) => self.initializers[i] = Some(Kept::new(tensor)),
+            Some(&i) => self.initializers[i] = Some(Arc::new(Kept::new(tensor))),
             None => {
                 self.index.initializer.insert(name.clone(), self.initializers.len());
-                self.initializers.push(Some(Kept::new(tensor)));
+                self.initializers.push(Some(Arc::new(Kept::new(tensor))));
                 self.taken.take(&name);
             }
         }
@@ -459,21 +510,39 @@ impl Graph {
         Ok(name)
     }
 
-    /// Removes the initializer of that name.
+    /// Adds a sparse initializer, or replaces the one of its name, dense or sparse.
+    pub fn set_sparse_initializer(&mut self, tensor: SparseTensorProto) {
+        let name = sparse_name(&tensor).to_owned();
+        if let Some(&i) = self.index.sparse.get(&name) {
+            self.sparse[i] = Some(Kept::new(tensor));
+        } else {
+            self.drop_initializer(&name);
+            self.index.sparse.insert(name.clone(), self.sparse.len());
+            self.sparse.push(Some(Kept::new(tensor)));
+            self.taken.take(&name);
+        }
+        self.touch();
+    }
+
+    /// Removes the initializer of that name, dense or sparse.
     pub fn drop_initializer(&mut self, name: &str) {
         if let Some(i) = self.index.initializer.remove(name) {
             self.initializers[i] = None;
+            self.touch();
+        }
+        if let Some(i) = self.index.sparse.remove(name) {
+            self.sparse[i] = None;
             self.touch();
         }
     }
 
     /// Removes the initializers that nothing reads; graph outputs and captures count as reading.
     pub fn drop_unused_initializers(&mut self) {
-        for i in 0..self.initializers.len() {
-            let Some(name) = self.initializers[i].as_ref().map(|t| t.name().to_owned()) else { continue };
-            if self.uses(&name).is_empty() && !self.is_pinned(&name) {
-                self.drop_initializer(&name);
-            }
+        let dense = self.initializers().map(|t| t.name());
+        let names = dense.chain(self.sparse_initializers().map(sparse_name));
+        let unused = names.filter(|n| self.uses(n).is_empty() && !self.is_pinned(n));
+        for name in unused.map(str::to_owned).collect::<Vec<_>>() {
+            self.drop_initializer(&name);
         }
     }
 
@@ -494,7 +563,7 @@ impl Graph {
     pub fn prune_value_info(&mut self, stale: impl Fn(&str) -> bool) {
         let index = &self.index;
         self.rest.edit().value_info.retain(|v| {
-            let known = index.producer.contains_key(v.name()) || index.initializer.contains_key(v.name());
+            let known = index.producer.contains_key(v.name()) || index.is_constant(v.name());
             known && !stale(v.name())
         });
         self.index.info = index_infos(&self.rest);
@@ -542,7 +611,8 @@ impl Graph {
                 }
             }
         }
-        self.initializers.iter_mut().flatten().filter(|t| meant(t)).for_each(|t| change(t.edit()));
+        let initializers = self.initializers.iter_mut().flatten();
+        initializers.filter(|t| meant(t)).for_each(|t| change(Arc::make_mut(t).edit()));
         for slot in self.order.iter() {
             if let Some(node) = self.nodes[slot as usize].as_mut().filter(|n| any(n, meant)) {
                 visit(node.edit(), meant, change);
@@ -610,7 +680,7 @@ impl Graph {
         for name in self.around.names() {
             around.input(name);
         }
-        let initializers = self.initializers().map(|t| t.name()).chain(sparse_names(&self.rest));
+        let initializers = self.initializers().map(|t| t.name()).chain(self.sparse_initializers().map(sparse_name));
         names::hold(Some(&around), &self.rest, initializers, self.nodes().map(|(_, n)| n))
     }
 
@@ -621,6 +691,13 @@ impl Graph {
             if index.initializer.insert(t.name().to_owned(), i).is_some() {
                 return Err(invalid(format!("two initializers are named `{}`", t.name())));
             }
+        }
+        for (i, t) in self.sparse.iter().enumerate() {
+            let Some(t) = t else { continue };
+            if index.is_constant(sparse_name(t)) {
+                return Err(invalid(format!("two initializers are named `{}`", sparse_name(t))));
+            }
+            index.sparse.insert(sparse_name(t).to_owned(), i);
         }
         for (id, node) in self.nodes() {
             index.add_node(id, node).at(|| node.label())?;
@@ -642,7 +719,7 @@ impl Graph {
         fn visit(graph: &GraphProto, names: &mut Taken) {
             names.extend(graph.input.iter().chain(&graph.output).map(|v| v.name()));
             names.extend(graph.initializer.iter().map(|t| t.name()));
-            names.extend(sparse_names(graph));
+            names.extend(graph.sparse_initializer.iter().map(sparse_name));
             graph.node.iter().for_each(|n| node_names(n, names));
         }
         fn node_names(node: &NodeProto, names: &mut Taken) {
@@ -653,6 +730,7 @@ impl Graph {
         let mut names = Taken::default();
         visit(&self.rest, &mut names);
         names.extend(self.initializers().map(|t| t.name()));
+        names.extend(self.sparse_initializers().map(sparse_name));
         self.nodes().for_each(|(_, n)| node_names(n, &mut names));
         names
     }
@@ -743,6 +821,42 @@ mod tests {
         assert_eq!(g.give_constant(second, "w", &two).unwrap(), "w");
         assert_eq!(g.constant("w").unwrap(), Some(two));
         g.check().unwrap();
+    }
+
+    #[test]
+    fn sparse_initializers_are_constants() {
+        let sparse = |name: &str, x: f32| SparseTensorProto {
+            values: Some(Tensor::from_f32(vec![1], vec![x]).to_proto(name)),
+            indices: Some(Tensor::from_i64(vec![1], vec![1]).to_proto("")),
+            dims: vec![3],
+        };
+        let proto = GraphProto {
+            node: vec![node("Add", &["x", "s"], &["y"])],
+            sparse_initializer: vec![sparse("s", 2.0), sparse("t", 3.0)],
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..Default::default()
+        };
+        let mut g = Graph::from_proto(proto.clone()).unwrap();
+        g.check().unwrap();
+        assert_eq!(g.to_proto(), proto);
+        assert_eq!(g.constant("s").unwrap().unwrap().f32s().unwrap()[..], [0.0, 2.0, 0.0]);
+        assert!(g.is_constant("s") && g.initializer("s").is_none() && !g.is_constant("x"));
+        assert_eq!((g.stated_dtype("s"), g.stated_rank("s")), (Some(DataType::Float), Some(1)));
+        assert_eq!(g.fresh_name("s"), "s_2");
+        assert!(g.insert(At::End, node("Neg", &["x"], &["s"])).is_err());
+        g.drop_unused_initializers();
+        assert_eq!(g.sparse_initializers().map(sparse_name).collect::<Vec<_>>(), ["s"]);
+        g.set_initializer(Tensor::from_f32(vec![3], vec![1.0; 3]).to_proto("s"));
+        assert_eq!((g.sparse_initializers().count(), g.initializers().count()), (0, 1));
+        g.check().unwrap();
+        g.set_sparse_initializer(sparse("s", 4.0));
+        g.set_sparse_initializer(sparse("s", 5.0));
+        assert_eq!((g.sparse_initializers().count(), g.initializers().count()), (1, 0));
+        assert_eq!(g.constant("s").unwrap().unwrap().f32s().unwrap()[1], 5.0);
+        g.check().unwrap();
+        let twice = GraphProto { initializer: vec![Tensor::from_f32(vec![], vec![1.0]).to_proto("s")], ..proto };
+        assert!(Graph::from_proto(twice).unwrap_err().to_string().contains("two initializers are named `s`"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a model takes: its inputs without the initializers that older IR versions list among them.
 
 use super::{DataType, Graph, ValueInfoProto, dtype_name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, listed};
 use crate::proto::{tensor_shape_proto::dimension, type_proto};
 
 /// One dimension of an input.
@@ -49,7 +49,7 @@ impl InputSpec {
 
     /// The inputs of a graph that are not initializers, in their order. Errors as [`InputSpec::of`].
     pub fn all(graph: &Graph) -> Result<Vec<InputSpec>> {
-        graph.inputs().iter().filter(|v| graph.initializer(v.name()).is_none()).map(InputSpec::of).collect()
+        graph.inputs().iter().filter(|v| !graph.is_constant(v.name())).map(InputSpec::of).collect()
     }
 }
 
@@ -66,6 +66,6 @@ impl std::fmt::Display for InputSpec {
                 Dim::Symbol(s) => s.clone(),
             })
             .collect();
-        write!(f, " [{}]", dims.join(", "))
+        write!(f, " {}", listed(&dims))
     }
 }

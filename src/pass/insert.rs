@@ -10,7 +10,7 @@ use crate::model::{
     At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, TensorProto, Use, attribute, of_format,
     release,
 };
-use crate::number::{QuantParams, pack};
+use crate::number::{Granularity, QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
 use crate::round;
 
@@ -98,6 +98,9 @@ type ParamNames = (String, String);
 
 /// Adds scale and zero point: rank 0 for a whole tensor, rank 1 along an axis.
 fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<ParamNames> {
+    if let Granularity::Block { .. } = params.granularity() {
+        return Err(Error::new(ErrorKind::Unsupported, "scales a block cannot be written yet").at(format!("`{base}`")));
+    }
     let shape = || if params.axis().is_some() { vec![params.scales().len()] } else { vec![] };
     let scale = Tensor::from_f32(shape(), params.scales().to_vec());
     let zero = pack(params.format(), params.zero_points());

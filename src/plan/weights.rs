@@ -62,6 +62,9 @@ fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, 
         return Err(reason);
     }
     let name = node.input_at(slot).ok_or("it has no weight")?;
+    if graph.sparse_initializer(name).is_some() {
+        return Err(format!("its weight `{name}` is sparse"));
+    }
     let tensor = graph.initializer(name).ok_or_else(|| format!("its weight `{name}` is not a constant"))?;
     match DataType::try_from(tensor.data_type()) {
         Ok(DataType::Float) => Ok(slot),
@@ -77,6 +80,9 @@ fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecisio
     };
     let initializer = node.input_at(at.slot).unwrap_or_default().to_owned();
     let Some(tensor) = graph.constant(&initializer)? else { return Ok(Err("it has no weight".into())) };
+    if tensor.is_empty() {
+        return Ok(Err(format!("its weight `{initializer}` holds no number")));
+    }
     let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
     let ranges = weight_ranges(&tensor, &scheme, policy.weight_clip);
     release(tensor.bytes());
