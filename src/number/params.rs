@@ -24,6 +24,12 @@ impl Scheme {
     /// Inference", CVPR 2018, section 3). Symmetric: `scale = max(|min|, |max|) / (qmax - middle)`.
     /// An empty range `[0, 0]` gets scale 1.
     pub fn fit(&self, range: Range) -> (f32, i32) {
+        self.fit_stored(range, |scale| scale)
+    }
+
+    /// As [`Scheme::fit`], with a scale that `stored` can hold: of a positive number it gives the next one that is not
+    /// smaller, so that the range stays covered.
+    pub fn fit_stored(&self, range: Range, stored: impl Fn(f32) -> f32) -> (f32, i32) {
         let (qmin, qmax) = (f64::from(self.format.min), f64::from(self.format.max));
         if range.magnitude() == 0.0 {
             return (
@@ -34,10 +40,10 @@ impl Scheme {
         if self.symmetric {
             let middle = self.format.middle();
             let scale = f64::from(range.magnitude()) / (qmax - f64::from(middle));
-            return (positive(scale), middle);
+            return (stored(positive(scale)), middle);
         }
         let (min, max) = (f64::from(range.min()), f64::from(range.max()));
-        let scale = positive((max - min) / (qmax - qmin));
+        let scale = stored(positive((max - min) / (qmax - qmin)));
         let zero_point = (qmin - min / f64::from(scale)).round_ties_even().clamp(qmin, qmax);
         (scale, zero_point as i32)
     }
@@ -89,7 +95,12 @@ impl QuantParams {
 
     /// Parameters that cover the ranges: one for each group of the scheme's granularity.
     pub fn from_ranges(scheme: &Scheme, ranges: &[Range]) -> Result<Self> {
-        let (scales, zero_points) = ranges.iter().map(|&r| scheme.fit(r)).unzip();
+        Self::from_ranges_stored(scheme, ranges, |scale| scale)
+    }
+
+    /// As [`QuantParams::from_ranges`], with scales that `stored` can hold ([`Scheme::fit_stored`]).
+    pub fn from_ranges_stored(scheme: &Scheme, ranges: &[Range], stored: impl Fn(f32) -> f32) -> Result<Self> {
+        let (scales, zero_points) = ranges.iter().map(|&r| scheme.fit_stored(r, &stored)).unzip();
         let params = Self::checked(scheme.format, scheme.granularity, scales, zero_points)?;
         Ok(QuantParams { lowest: scheme.lowest(), ..params })
     }

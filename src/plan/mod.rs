@@ -22,6 +22,7 @@ use crate::rule::{OpRule, Role};
 use present::Present;
 
 pub use policy::{Patterns, Policy};
+pub use weights::opset_of_weights;
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
