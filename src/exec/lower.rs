@@ -7,7 +7,9 @@ use super::densify::densify;
 use super::unpack::unpack;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::integer::expand;
-use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
+use crate::model::{
+    At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen,
+};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
@@ -22,6 +24,9 @@ pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 /// Operators on codes that have no float form stay, and so do subgraphs. Errors name the node whose format is not
 /// supported.
 pub fn lower(model: &Model) -> Result<Model> {
+    for t in model.graph.initializers() {
+        hold_axes(t.dims.len()).at(|| format!("tensor `{}`", t.name()))?;
+    }
     let mut model = model.clone();
     densify(&mut model.graph)?;
     widen(&mut model)?;

@@ -38,6 +38,7 @@ pub use node::{AttributeExt, NodeExt, attribute};
 pub use scratch::Scratch;
 pub use sparse::{SparseHead, sparse_name};
 pub use tensor::Tensor;
+pub(crate) use tensor::hold_axes;
 pub use widen::widen;
 pub use write::{ExternalData, WriteOptions, Written, replace_file};
 

@@ -36,11 +36,21 @@ fn malformed(message: String) -> Error {
     Error::new(ErrorKind::Malformed, message)
 }
 
+/// The most axes of a tensor, as in numpy: who states more is not in earnest, and engines take steps for pairs of axes.
+const MOST_AXES: usize = 64;
+
+/// Refuses a shape of more axes than are supported.
+pub(crate) fn hold_axes(axes: usize) -> Result<()> {
+    let what = || format!("its shape has {axes} axes; more than {MOST_AXES} are not supported");
+    if axes > MOST_AXES { Err(Error::new(ErrorKind::Unsupported, what())) } else { Ok(()) }
+}
+
 impl Tensor {
     /// A tensor over bytes as they are.
     ///
     /// Errors when their number does not fit the shape, and on strings.
     pub fn new(dtype: DataType, shape: Vec<usize>, bytes: Bytes) -> Result<Tensor> {
+        hold_axes(shape.len())?;
         // Also beside a dimension of 0 the others must have a product: parts of the shape are multiplied.
         let product = shape.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d));
         let elements = product.map(|n| if shape.contains(&0) { 0 } else { n });

@@ -206,12 +206,18 @@ fn bound_behind(graph: &Graph, value: &str) -> Option<NodeId> {
     (rule.role == Role::Bound).then_some(only.node)
 }
 
+/// The most ReLU and Clip in a row that are looked past.
+const MOST_BOUNDS: usize = 16;
+
 /// The value whose range stands for that of `value`: what comes out of the ReLU and Clip behind it, which nothing else
 /// reads it past. What they cut off is lost anyway.
 fn seen_as<'a>(graph: &'a Graph, value: &'a str) -> &'a str {
     let mut value = value;
-    while let Some(output) = bound_behind(graph, value).and_then(|id| graph.node(id)?.output_at(0)) {
-        value = output;
+    for _ in 0..MOST_BOUNDS {
+        match bound_behind(graph, value).and_then(|id| graph.node(id)?.output_at(0)) {
+            Some(output) => value = output,
+            None => break,
+        }
     }
     value
 }

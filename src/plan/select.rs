@@ -215,8 +215,8 @@ fn misfit(
     (!wanted && !table).then(|| "no quantized node reads its output".into())
 }
 
-/// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand right behind a node that
-/// could write float: the two become one.
+/// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand
+/// right behind a node that could write float: the two become one.
 fn writes_integers(
     graph: &Graph,
     policy: &Policy,

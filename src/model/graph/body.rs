@@ -18,8 +18,9 @@ pub struct BodyId {
     place: usize,
 }
 
-/// The bodies of a node that are looked at to tell what they share.
-const FEW: usize = 8;
+/// The most bodies of a node that are told apart. No operator has more than two; a node with more is left as it is, or
+/// each of its bodies would be compared with every other.
+const MOST: usize = 8;
 
 /// How many characters are shown of the name of a node around another: many nodes may stand inside one.
 const SHOWN: usize = 80;
@@ -58,7 +59,7 @@ impl Around {
 }
 
 impl Graph {
-    /// The subgraphs of all nodes, in their order of execution.
+    /// The subgraphs of all nodes, in their order of execution, but for nodes that have more than 8 of them.
     pub fn bodies(&self) -> Vec<BodyId> {
         let graphs = |node: NodeId, n: &NodeProto| {
             let count = |(attribute, a): (usize, &AttributeProto)| {
@@ -67,7 +68,8 @@ impl Graph {
             };
             n.attribute.iter().enumerate().flat_map(count).collect::<Vec<_>>()
         };
-        self.nodes().flat_map(|(id, n)| graphs(id, n)).collect()
+        let few = self.nodes().filter(|(_, n)| n.subgraphs().nth(MOST).is_none());
+        few.flat_map(|(id, n)| graphs(id, n)).collect()
     }
 
     /// The attribute that holds a body: `then_branch`.
@@ -128,9 +130,7 @@ impl Graph {
         let path = format!("{}{title} > {name}", self.around.path);
         let mut body = Graph::from_proto(proto.clone()).at(|| format!("`{path}`"))?;
         body.around.path = path + " > ";
-        // No operator has more than two bodies. Where there are many, all that they capture counts as shared.
-        let many = node.subgraphs().nth(FEW).is_some();
-        let siblings = node.subgraphs().take(FEW).filter(|g| !std::ptr::eq(*g, proto));
+        let siblings = node.subgraphs().filter(|g| !std::ptr::eq(*g, proto));
         let siblings: HashSet<&str> = siblings.flat_map(captures_of).collect();
         for name in captures_of(proto) {
             if let Some(tensor) = self.sparse_initializer(name).filter(|_| !self.is_input(name)) {
@@ -143,7 +143,7 @@ impl Graph {
             };
             body.around.constants.insert(name.to_owned(), tensor.clone());
             let elsewhere = !self.uses(name).is_empty() || self.is_output(name) || self.captured_by(name).len() > 1;
-            if many || elsewhere || siblings.contains(name) || self.is_shared(name) {
+            if elsewhere || siblings.contains(name) || self.is_shared(name) {
                 body.around.shared.insert(name.to_owned());
             }
         }
