@@ -109,9 +109,9 @@ fn has_constant_scale(graph: &Graph, node: &NodeProto) -> bool {
     node.input_at(1).is_some_and(|s| graph.initializer(s).is_some())
 }
 
-/// The attributes of [`FAKE_QUANTIZE`]. Errors as [`Linear::format`].
+/// The attributes of [`FAKE_QUANTIZE`]. Errors as [`Linear::params`].
 pub(super) fn fake_quantize(params: &Linear) -> Result<Vec<AttributeProto>> {
-    let format = params.format()?;
+    let format = params.params_of_any_rank()?.format();
     Ok(vec![
         attribute::floats("scales", &params.scales),
         attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
@@ -125,6 +125,7 @@ pub(super) fn fake_quantize(params: &Linear) -> Result<Vec<AttributeProto>> {
 fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
     let (Some(q), Some(dq)) = (graph.node(quantize), graph.node(dequantize)) else { return Ok(()) };
     let params = Linear::read(graph, q)?;
+    let attribute = fake_quantize(&params).at(|| q.label())?;
     if params != Linear::read(graph, dq)? {
         return Ok(());
     }
@@ -134,7 +135,7 @@ fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
         op_type: Some(FAKE_QUANTIZE.to_owned()),
         input: vec![q.input[0].clone()],
         output: vec![real],
-        attribute: fake_quantize(&params).at(|| q.label())?,
+        attribute,
         ..Default::default()
     };
     graph.remove(dequantize);
@@ -239,5 +240,15 @@ mod tests {
         assert_eq!((last.op_type(), last.int("to")), ("Cast", Some(DataType::Int8 as i64)));
         let (_, first) = lowered.nodes().next().unwrap();
         assert_eq!((first.int("lowest"), first.int("highest")), (Some(-8), Some(7)));
+    }
+
+    #[test]
+    fn scales_of_activations_must_be_positive() {
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let nodes = vec![node("QuantizeLinear", &["x", "s"], "q"), node("DequantizeLinear", &["q", "s"], "y")];
+            let pair = model(nodes, vec![Tensor::from_f32(vec![], vec![scale]).to_proto("s")]);
+            let e = lower(&pair).unwrap_err().to_string();
+            assert_eq!(e, format!("node of `q` (QuantizeLinear): scale {scale} is not a positive finite number"));
+        }
     }
 }

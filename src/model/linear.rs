@@ -132,6 +132,11 @@ impl Linear {
         QuantParams::per_channel(format, self.axis(rank)?, self.scales.clone(), self.zero_points.clone())
     }
 
+    /// As [`Linear::params`], for what does not depend on the rank, which only says from where a negative axis counts.
+    pub fn params_of_any_rank(&self) -> Result<QuantParams> {
+        self.params(usize::try_from(self.axis.unsigned_abs()).unwrap_or(usize::MAX).saturating_add(1))
+    }
+
     /// Which codes of a tensor of this shape share a scale. Errors when the scales do not fit the shape.
     pub fn granularity(&self, shape: &[usize]) -> Result<Granularity> {
         if self.scales.len() == 1 {

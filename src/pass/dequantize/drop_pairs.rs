@@ -245,8 +245,7 @@ fn linear(graph: &Graph, quantize: &NodeProto, dequantize: &NodeProto) -> Result
 
 /// The parameters of an activation. Its rank does not matter to the ends of the range.
 fn params(linear: &Linear) -> Result<QuantParams, Refusal> {
-    let rank = usize::try_from(linear.axis.unsigned_abs()).unwrap_or(usize::MAX).saturating_add(1);
-    match linear.params(rank) {
+    match linear.params_of_any_rank() {
         Ok(params) => Ok(params),
         Err(e) => no(e.to_string()),
     }
