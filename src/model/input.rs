@@ -1,7 +1,7 @@
 //! What a model takes: its inputs without the initializers that older IR versions list among them.
 
 use super::{DataType, Graph, ValueInfoProto, dtype_name, hold_axes};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, listed};
 use crate::proto::{tensor_shape_proto::dimension, type_proto};
 
 /// One dimension of an input.
@@ -50,7 +50,7 @@ impl InputSpec {
 
     /// The inputs of a graph that are not initializers, in their order. Errors as [`InputSpec::of`].
     pub fn all(graph: &Graph) -> Result<Vec<InputSpec>> {
-        graph.inputs().iter().filter(|v| graph.initializer(v.name()).is_none()).map(InputSpec::of).collect()
+        graph.inputs().iter().filter(|v| !graph.is_constant(v.name())).map(InputSpec::of).collect()
     }
 }
 
@@ -67,6 +67,6 @@ impl std::fmt::Display for InputSpec {
                 Dim::Symbol(s) => s.clone(),
             })
             .collect();
-        write!(f, " [{}]", dims.join(", "))
+        write!(f, " {}", listed(&dims))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::refusal::{Refusal, float_constant, held, no, settle};
 use super::{Context, Effect, Pass};
-use crate::error::Result;
+use crate::error::{Result, listed};
 use crate::model::{At, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
 
 /// Folds BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul right before it.
@@ -209,7 +209,7 @@ fn scaled(weight: &Tensor, layout: Layout, layer: &NodeProto, affine: &Affine) -
             }
         };
     if !fits {
-        return no(format!("a weight of shape {shape:?} does not fit {channels} channels"));
+        return no(format!("a weight of shape {} does not fit {channels} channels", listed(shape)));
     }
     let inner = |axis: usize| shape[axis + 1..].iter().product::<usize>();
     let channel = |i: usize| match layout {
@@ -234,7 +234,7 @@ fn shifted(bias: Option<&Tensor>, factor: f64, weight: &Tensor, affine: &Affine)
     };
     let last = shape.last().copied().unwrap_or(1);
     if shape.len() > 2 || (last != 1 && last != channels) || x.is_empty() {
-        return no(format!("a bias of shape {shape:?} does not fit {channels} channels"));
+        return no(format!("a bias of shape {} does not fit {channels} channels", listed(&shape)));
     }
     let mut whole = shape;
     whole.pop();

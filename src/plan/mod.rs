@@ -22,6 +22,7 @@ use crate::rule::{OpRule, Role};
 use present::Present;
 
 pub use policy::{Patterns, Policy};
+pub use weights::opset_of_weights;
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -186,7 +187,7 @@ fn watched(graph: &Graph, all: &mut BTreeSet<String>) -> Result<()> {
         }
         let read = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
         let values = read.chain(node.output.iter().map(String::as_str));
-        names.extend(values.filter(|n| !n.is_empty() && graph.initializer(n).is_none()).map(str::to_owned));
+        names.extend(values.filter(|n| !n.is_empty() && !graph.is_constant(n)).map(str::to_owned));
     }
     all.extend(names.into_iter().filter(|n| bound_behind(graph, n).is_none()));
     for id in graph.bodies() {
