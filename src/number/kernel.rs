@@ -210,28 +210,24 @@ impl Steps {
     }
 }
 
-/// Sums that run side by side, so that they can be vectorised: the same ones on every machine.
+/// Sums that run side by side, so that they can be vectorised: the same ones on every machine. So many that the compiler
+/// keeps the loop over them, which it vectorises, and does not take it apart into single numbers, which it pairs badly.
 struct Sums {
     signal: [f64; Sums::LANES],
     noise: [f64; Sums::LANES],
 }
 
 impl Sums {
-    const LANES: usize = 16;
+    const LANES: usize = 32;
     const ZERO: Sums = Sums { signal: [0.0; Sums::LANES], noise: [0.0; Sums::LANES] };
 
     /// Adds numbers, and what rounding each to its grid takes from it.
     #[inline(always)]
     fn add(&mut self, x: &[f32; Sums::LANES], to: impl Fn(usize) -> Steps) {
-        let mut error = [0f32; Sums::LANES];
         for i in 0..Sums::LANES {
-            error[i] = error_of(x[i], to(i));
-        }
-        for (sum, &x) in self.signal.iter_mut().zip(x) {
-            *sum += f64::from(x) * f64::from(x);
-        }
-        for (sum, &e) in self.noise.iter_mut().zip(&error) {
-            *sum += f64::from(e) * f64::from(e);
+            let (error, x) = (f64::from(error_of(x[i], to(i))), f64::from(x[i]));
+            self.signal[i] += x * x;
+            self.noise[i] += error * error;
         }
     }
 
