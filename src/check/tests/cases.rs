@@ -85,6 +85,10 @@ pub(super) const CASES: &[Case] = &[
         "shadowing: if > then_branch > Neg: produces `h`, which the graph around it has too",
         "graph-output: if > then_branch > t: nothing produces the graph output `t`",
     ]),
+    (|m| inner(m).initializer.push(floats("w", &[1])), &[
+        "hidden-initializer: if > then_branch > w: the initializer `w` hides one of the graph around it",
+        "unused-initializer: if > then_branch > w: nothing reads the initializer",
+    ]),
     (|m| graph(m).node.swap(0, 1), &["order: q: reads `h`, before it is produced"]),
     (|m| at(m, "mm").input[1] = "v".into(), &[
         "reads-nothing: mm: reads `v`, which nothing produces",

@@ -36,8 +36,7 @@ use steps::{GREW, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{AttributeExt, GraphProto, Model, NodeExt, NodeProto};
-use crate::proto::FunctionProto;
+use crate::model::{AttributeExt, Model, NodeExt, NodeProto, imported};
 use crate::schema::{self, Operator};
 
 /// The newest opset that the tables of steps know.
@@ -96,7 +95,7 @@ impl Pass for RaiseOpset {
 /// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
 /// [`RaiseOpset`] says, and leaves the model as it was.
 pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
-    let stated = model.metadata().opset_import.iter().any(|o| matches!(o.domain(), "" | "ai.onnx"));
+    let stated = imported(&model.metadata().opset_import, "").is_some();
     let from = if stated { model.opset() } else { 0 };
     let mut scope = Scope::of(model.graph.clone(), to, only_float32(model));
     let changed = raise(&mut scope, from)?;
@@ -109,9 +108,10 @@ pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
 
 /// Whether the model speaks of no float type other than float32, so that every float value has this type.
 pub(super) fn only_float32(model: &Model) -> bool {
-    let body = |f: &FunctionProto| GraphProto { node: f.node.clone(), ..Default::default() };
-    let functions = &model.metadata().functions;
-    scope::only_float32(&model.graph.to_proto()) && functions.iter().all(|f| scope::only_float32(&body(f)))
+    let (graph, functions) = (&model.graph, &model.metadata().functions);
+    graph.initializers().all(scope::tensor_is_float32)
+        && graph.value_infos().all(scope::value_is_float32)
+        && graph.nodes().map(|(_, n)| n).chain(functions.iter().flat_map(|f| &f.node)).all(scope::node_is_float32)
 }
 
 /// Raises the innermost graph and its subgraphs; returns how many nodes it changed.
@@ -186,6 +186,13 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
     }
 }
 
+/// Whether a node of ONNX's own operator may mean one thing in one opset and another in the other.
+pub(super) fn means_another(op: &str, a: i64, b: i64) -> bool {
+    let (from, to) = (a.min(b), a.max(b));
+    let changes = STEPS.iter().any(|s| s.op == op && from < s.to && s.to <= to);
+    changes || schema::operator(op).is_none_or(|o| unknown_change(o, from, to).is_some())
+}
+
 /// The first version after `from` that changed the operator's form, and that neither a step nor [`GREW`] knows.
 fn unknown_change(operator: &Operator, from: i64, to: i64) -> Option<i64> {
     let known = |v: i64| STEPS.iter().any(|s| s.op == operator.name && s.to == v) || GREW.contains(&(operator.name, v));
@@ -198,6 +205,7 @@ mod tests {
 
     use super::super::sketch::{self, floats, graph, lines, model, node, subgraph};
     use super::*;
+    use crate::model::GraphProto;
     use crate::model::attribute::{float, int, ints};
 
     /// The graph after raising.
