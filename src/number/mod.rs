@@ -5,7 +5,8 @@
 //! - [`quantize`], [`dequantize`], [`fake_quantize`]: the specification's arithmetic;
 //! - [`survey`], [`Tally`]: what histograms ask of a slice;
 //! - [`ExactSum`]: sums that merge without rounding;
-//! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread.
+//! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread;
+//! - [`Normal`]: what a cut makes of a normal distribution.
 
 mod bins;
 mod channels;
@@ -13,6 +14,7 @@ mod exact_sum;
 mod format;
 mod kernel;
 mod metric;
+mod normal;
 mod params;
 mod range;
 
@@ -20,7 +22,10 @@ pub use bins::{BINS, Survey, Tally, survey};
 pub use channels::each_channel;
 pub use exact_sum::ExactSum;
 pub use format::{Format, Storage};
-pub use kernel::{Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, quantize, rounding_loss, unpack};
+pub use kernel::{
+    Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, power_sums, quantize, rounding_loss, unpack,
+};
 pub use metric::{Drift, Moments, decibels};
+pub use normal::Normal;
 pub use params::{Granularity, QuantParams, Scheme};
 pub use range::Range;
