@@ -191,7 +191,7 @@ mod tests {
             assert_eq!(changed, 1);
             // mean - 3 std = 4 of the first channel, which counts twice behind.
             assert_eq!((numbers(&m, "b1"), numbers(&m, "b2")), (vec![6.0, 1.0], vec![8.5]));
-            assert_eq!(statistics.get("a").unwrap().spreads[0].mean, 6.0);
+            assert_eq!(statistics.get("a_lowered").unwrap().spreads[0].mean, 6.0);
         }
     }
 

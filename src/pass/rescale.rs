@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::{Context, Effect, Pass};
-use crate::calibrate::Statistics;
+use crate::calibrate::{Spread, Statistics};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{At, DataType, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
+use crate::number::Normal;
 use crate::rule::ChannelIndex;
 use crate::scaling::{Bound, Group};
 
@@ -70,6 +71,9 @@ impl Pass for Rescale<'_> {
     }
 }
 
+/// The channels of a constant, and what each is multiplied with.
+type Scaled = (ChannelIndex, Vec<f64>);
+
 /// Returns the bounds whose function changed, with what changed: none with [`Bounds::Exact`].
 fn rescale(
     graph: &mut Graph,
@@ -77,7 +81,7 @@ fn rescale(
     bounds: Bounds,
     statistics: &mut Statistics,
 ) -> Result<Vec<(NodeId, String)>> {
-    let mut work: BTreeMap<Use, (&[usize], Vec<(ChannelIndex, Vec<f64>)>)> = BTreeMap::new();
+    let mut work: BTreeMap<Use, (&[usize], Vec<Scaled>)> = BTreeMap::new();
     for (group, factors) in groups {
         for (site, times) in group.sites() {
             let own = Group::spread(&site.channels, factors).into_iter().map(|s| if times { s } else { 1.0 / s });
@@ -117,12 +121,7 @@ fn rescale(
 }
 
 /// The constant at that place under its name, every element multiplied by the factors of its channels.
-fn multiplied(
-    graph: &Graph,
-    at: Use,
-    shape: &[usize],
-    factors: &[(ChannelIndex, Vec<f64>)],
-) -> Result<(String, Tensor)> {
+fn multiplied(graph: &Graph, at: Use, shape: &[usize], factors: &[Scaled]) -> Result<(String, Tensor)> {
     let name = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
     let missing = || Error::new(ErrorKind::InvalidModel, format!("`{name}` is not a constant"));
     let tensor = graph.constant(&name)?.ok_or_else(missing)?;
@@ -201,23 +200,10 @@ fn one_for_all(
         set_bounds(graph, bound, low / s, high / s)?;
         return Ok(None);
     }
-    let input = graph.node(bound.node).and_then(|n| n.input_at(0)).unwrap_or_default();
-    let known = statistics.get(input).filter(|k| k.spreads.len() == own.len());
-    // What each channel reaches, before scaling, and what is left of that behind its own bounds.
-    let reach = |c: usize| known.map_or((f64::NEG_INFINITY, f64::INFINITY), |k| (k.spreads[c].min, k.spreads[c].max));
+    let known = reaches(graph, bound, statistics);
+    let (new_low, new_high) = loosened(bound, &own, known);
+    let reach = |c: usize| known.map_or((f64::NEG_INFINITY, f64::INFINITY), |k| (k[c].min, k[c].max));
     let each = || (0..own.len()).map(|c| (reach(c), own[c]));
-    let highest = each().map(|(r, s)| r.1.min(high) / s).fold(0.0, f64::max);
-    let lowest = each().map(|(r, s)| r.0.max(low) / s).fold(0.0, f64::min);
-    let cut_above = each().any(|(r, _)| r.1 > high);
-    let cut_below = each().any(|(r, _)| r.0 < low);
-    let new_high = if cut_above { highest } else { f64::INFINITY };
-    let new_low = if low == 0.0 {
-        0.0
-    } else if cut_below {
-        lowest
-    } else {
-        f64::NEG_INFINITY
-    };
     // One part in a million is float rounding.
     let past = |a: f64, b: f64| a > b * (1.0 + 1e-6);
     let freed = each().filter(|&(r, s)| {
@@ -227,6 +213,53 @@ fn one_for_all(
     set_bounds(graph, bound, new_low, new_high)?;
     let what = format!("{channels} of {} channels may pass where it used to cut them off", own.len());
     Ok((channels > 0).then_some((bound.node, what)))
+}
+
+/// What is known of the channels in front of a bound.
+fn reaches<'a>(graph: &Graph, bound: &Bound, statistics: &'a Statistics) -> Option<&'a [Spread]> {
+    let known = statistics.get(graph.node(bound.node)?.input_at(0)?)?;
+    (known.spreads.len() == bound.channels.len()).then_some(&known.spreads)
+}
+
+/// The bounds that cut off no channel, divided by its factor, before its own bound.
+fn loosened(bound: &Bound, own: &[f64], known: Option<&[Spread]>) -> (f64, f64) {
+    let (low, high) = (f64::from(bound.low), f64::from(bound.high));
+    let reach = |c: usize| known.map_or((f64::NEG_INFINITY, f64::INFINITY), |k| (k[c].min, k[c].max));
+    let each = || (0..own.len()).map(|c| (reach(c), own[c]));
+    let new_high = match each().any(|(r, _)| r.1 > high) {
+        true => each().map(|(r, s)| r.1.min(high) / s).fold(0.0, f64::max),
+        false => f64::INFINITY,
+    };
+    let new_low = match each().any(|(r, _)| r.0 < low) {
+        _ if low == 0.0 => 0.0,
+        true => each().map(|(r, s)| r.0.max(low) / s).fold(0.0, f64::min),
+        false => f64::NEG_INFINITY,
+    };
+    (new_low, new_high)
+}
+
+/// How much [`Bounds::Loose`] changes what comes out of the bounds of a group: the mean square of the change over that of
+/// the value, both after scaling, at the bound where it is largest. Channels are taken for normal; a bound of whose
+/// channels nothing is known counts nothing.
+pub(super) fn change(graph: &Graph, group: &Group, factors: &[f64], statistics: &Statistics) -> f64 {
+    let square = |n: Normal| n.mean * n.mean + n.std * n.std;
+    let one = |bound: &Bound| {
+        let own = Group::spread(&bound.channels, factors);
+        let known = reaches(graph, bound, statistics).filter(|_| uniform(&own).is_none())?;
+        let (low, high) = (f64::from(bound.low), f64::from(bound.high));
+        let (new_low, new_high) = loosened(bound, &own, Some(known));
+        let (mut changed, mut signal) = (0.0, 0.0);
+        for (spread, s) in known.iter().zip(&own) {
+            let Normal { mean, std } = spread.moments();
+            let above = Normal { mean: mean - high, std }.clipped(0.0, (new_high * s - high).max(0.0));
+            let below = Normal { mean: low - mean, std }.clipped(0.0, (low - new_low * s).max(0.0));
+            signal += square(Normal { mean, std }.clipped(low, high)) / (s * s);
+            changed += if high.is_finite() { square(above) / (s * s) } else { 0.0 };
+            changed += if low.is_finite() && low != 0.0 { square(below) / (s * s) } else { 0.0 };
+        }
+        (signal > 0.0).then(|| changed / signal)
+    };
+    group.bounds.iter().filter_map(one).fold(0.0, f64::max)
 }
 
 /// Gives a Clip these bounds; an infinite one is left out.

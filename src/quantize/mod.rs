@@ -279,7 +279,7 @@ pub fn quantize_from(
         engine: verify.is_some().then(|| executor.name()),
         opset: (model.opset(), written.opset()),
         size: (model.encoded_len(), written.encoded_len()),
-        samples: Some(split),
+        samples: (split.calibration + split.verification > 0).then_some(split),
         counts,
         nodes,
         steps: taken,

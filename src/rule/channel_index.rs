@@ -153,7 +153,8 @@ mod tests {
     fn channels_lie_where_the_operators_say() {
         let grouped = || vec![attribute::int("group", 2)];
         let trans = || vec![attribute::int("transB", 1)];
-        let cases: Vec<(NodeProto, &[usize], &[usize], &[usize])> = vec![
+        type Case = (NodeProto, &'static [usize], &'static [usize], &'static [usize]);
+        let cases: Vec<Case> = vec![
             (node("Conv", vec![]), &[2, 2, 2], &[0, 0, 0, 0, 1, 1, 1, 1], &[0, 0, 1, 1, 0, 0, 1, 1]),
             (node("Conv", grouped()), &[4, 2, 1], &[0, 0, 1, 1, 2, 2, 3, 3], &[0, 1, 0, 1, 2, 3, 2, 3]),
             (node("ConvTranspose", grouped()), &[4, 2, 1], &[0, 1, 0, 1, 2, 3, 2, 3], &[0, 0, 1, 1, 2, 2, 3, 3]),
