@@ -14,7 +14,7 @@ use crate::pass::{self, AbsorbBias, Bounds, Context, CorrectBias, Equalize, Inse
 use crate::plan::{Plan, Policy, Steps, Switch, watch_list};
 use crate::rule::{OpRule, Role};
 use crate::sample::Samples;
-use crate::scaling::Scaling;
+use crate::scaling::{Scaling, Shapes};
 
 /// How many samples a trial calibrates with and compares. They are the same, so that it does not measure how well few
 /// samples foretell the ranges of others.
@@ -151,11 +151,9 @@ impl<'a> Trial<'a> {
     }
 
     /// Measures the channels of every value that a step may want to know of, and of which nothing is known.
-    fn measure(&self, model: &Model, known: &Statistics) -> Result<Statistics> {
-        let shapes = self.executor.shapes(model).unwrap_or_default();
-        let axes = channel_axes(&model.graph, &Scaling::of(&model.graph, &shapes)?);
-        let all = std::env::var("QX").is_ok_and(|x| x.contains('m'));
-        let unknown = axes.into_iter().filter(|(value, _)| all || known.get(value).is_none());
+    fn measure(&self, model: &Model, shapes: &Shapes, known: &Statistics) -> Result<Statistics> {
+        let axes = channel_axes(&model.graph, &Scaling::of(&model.graph, shapes)?);
+        let unknown = axes.into_iter().filter(|(value, _)| known.get(value).is_none());
         let (watch, axes): (Vec<String>, Vec<usize>) = unknown.unzip();
         if watch.is_empty() {
             return Ok(Statistics::default());
@@ -209,7 +207,7 @@ pub(super) fn reshape(
     propagate(&prepared.graph, &shapes, &mut cx.statistics)?;
     if let Some(trial) = trial {
         // Training saw more than a few samples show: they speak only where it left nothing.
-        let measured = trial.measure(prepared, &cx.statistics).at(|| "measuring channels".to_owned())?;
+        let measured = trial.measure(prepared, &shapes, &cx.statistics).at(|| "measuring channels".to_owned())?;
         measured.iter().for_each(|(value, seen)| cx.statistics.insert_seen(value, seen.widened()));
     }
     let corrects = steps.correct_bias != Switch::Off;
