@@ -163,9 +163,24 @@ impl<T> Place<T> for Result<T> {
     }
 }
 
+/// A list as messages and tables show it, in brackets: whole where it is short, else its first entries and how many
+/// there are.
+pub fn listed<T: fmt::Display>(list: &[T]) -> String {
+    const SHOWN: usize = 12;
+    let text = list.iter().take(SHOWN).map(T::to_string).collect::<Vec<_>>().join(", ");
+    if list.len() <= SHOWN { format!("[{text}]") } else { format!("[{text}, ... {} in all]", list.len()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed::<u8>(&[]), "[]");
+        assert_eq!(listed(&[2, 3]), "[2, 3]");
+        assert_eq!(listed(&[1; 10_000_000]), "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ... 10000000 in all]");
+    }
 
     #[test]
     fn prints_places_from_the_outside_in() {

@@ -110,7 +110,7 @@ fn broken_scales_are_told_of() {
     let cases: &[(&str, Change, &str)] = &[
         ("cut", |m| tensor(m, "stem_scale").raw_data = Some(vec![0, 0, 128].into()), "3 bytes of float32 do not fill"),
         ("lies", |m| tensor(m, "gate.weight_scale").dims = vec![1 << 40], "do not fill the shape"),
-        ("type", |m| tensor(m, "stem_scale").data_type = Some(6), "0 bytes of int32 do not fill"),
+        ("type", |m| tensor(m, "stem_scale").data_type = Some(6), "those of int32 belong in `int32_data`"),
         ("negative", |m| tensor(m, "gate.weight_scale").dims = vec![-8], "dimension -8 is negative"),
     ];
     for (name, change, text) in cases {
@@ -126,7 +126,7 @@ fn broken_scales_are_told_of() {
         (
             "axis",
             Box::new(|m| with(m, "DequantizeLinear", "stem.weight_scale").set(qdq::model::attribute::int("axis", 9))),
-            "along axis 9 do not fit the shape",
+            "axis 9 is outside rank 4",
             false,
         ),
         (

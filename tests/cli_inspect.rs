@@ -56,7 +56,16 @@ fn shows_a_model_as_json_and_as_markdown() {
 #[test]
 fn every_fixture_can_be_shown() {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    for name in ["ppocr_cls", "small/external", "small/float16", "small/legacy", "small/legacy_upsample"] {
+    for name in [
+        "ppocr_cls",
+        "small/coded",
+        "small/encodings",
+        "small/external",
+        "small/float16",
+        "small/legacy",
+        "small/legacy_upsample",
+        "small/sparse",
+    ] {
         let text = stdout(&["inspect", fixtures.join(name).join("model.onnx").to_str().unwrap()]);
         assert!(text.contains("\nWeights ("), "{name}: {text}");
     }

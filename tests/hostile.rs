@@ -20,7 +20,7 @@ use qdq::proto::{FunctionProto, OperatorSetIdProto, StringStringEntryProto, Type
 
 /// What a run may take: KiB of address space, and seconds of computing. Far more than any of them needs, and far less
 /// than a run needs that believes what it is told.
-const LIMITS: &str = "ulimit -v 6000000; ulimit -t 200; ulimit -c 0";
+const LIMITS: &str = "ulimit -v 6000000; ulimit -t 30; ulimit -c 0";
 
 /// Runs `qdq` within the limits.
 fn limited(args: &[&str]) -> Outcome {
@@ -139,7 +139,12 @@ fn operators_without_a_name_and_values_without_a_type() {
     let unknown = type_proto::Tensor { elem_type: Some(99), shape: None };
     put_through("unknown type", &strange(type_proto::Value::TensorType(unknown)), Fine, No("`x: "));
     for dtype in [99, 0, -1, i32::MAX] {
-        put_through(&format!("element {dtype}"), &changed(|g| g.initializer[0].data_type = Some(dtype)), Either, No("m.onnx"));
+        put_through(
+            &format!("element {dtype}"),
+            &changed(|g| g.initializer[0].data_type = Some(dtype)),
+            Either,
+            No("m.onnx"),
+        );
     }
     put_through("location", &changed(|g| g.initializer[0].data_location = Some(9)), Either, Either);
     let strange = AttributeProto { name: Some("a".into()), r#type: Some(99), ..Default::default() };
@@ -174,7 +179,10 @@ fn tensors_that_lie() {
         ("none", tensor_of(&[4, 4], DataType::Float, 0)),
         ("negative", tensor_of(&[-4, -4], DataType::Float, 64)),
         ("100 GB", tensor_of(&[far], DataType::Float, 4)),
-        ("100 GB, typed", TensorProto { raw_data: None, float_data: vec![1.0], ..tensor_of(&[far], DataType::Float, 0) }),
+        (
+            "100 GB, typed",
+            TensorProto { raw_data: None, float_data: vec![1.0], ..tensor_of(&[far], DataType::Float, 0) },
+        ),
         ("product", tensor_of(&[huge, huge], DataType::Float, 4)),
         ("product of 2^64", tensor_of(&[1 << 32, 1 << 32], DataType::Float, 0)),
         ("product beside 0", tensor_of(&[0, huge, huge], DataType::Float, 0)),
@@ -196,7 +204,12 @@ fn ten_million_dims() {
     let many = |d: i64, raw| tensor_of(&vec![d; 10_000_000], DataType::Float, raw);
     put_through("ones", &with(many(1, 4)), Either, No("m.onnx"));
     put_through("twos", &with(many(2, 4)), No("tensor `w`"), No("m.onnx"));
-    put_through("of an input", &changed(|g| g.input[0] = value("x", Some(&vec![1; 10_000_000]))), Fine, No("m.onnx"));
+    put_through(
+        "of an input",
+        &changed(|g| g.input[0] = value("x", Some(&vec![1; 10_000_000]))),
+        Fine,
+        No("10000000 axes"),
+    );
 }
 
 #[test]
@@ -294,13 +307,7 @@ fn windows_that_are_none() {
         let kernel = whole("kernel_shape", &[3, 3]);
         let both = [attribute.clone(), kernel];
         let all: [(&str, Vec<NodeProto>); 3] = [
-            (
-                "Conv",
-                vec![
-                    node("Conv", "x k b", "c", &both[..1]),
-                    node("BatchNormalization", "c b b b b", "y", &[]),
-                ],
-            ),
+            ("Conv", vec![node("Conv", "x k b", "c", &both[..1]), node("BatchNormalization", "c b b b b", "y", &[])]),
             ("ConvTranspose", vec![node("ConvTranspose", "x k b", "y", &both[..1])]),
             ("MaxPool", vec![node("Conv", "x k b", "c", &[]), node("MaxPool", "c", "y", &both)]),
         ];
@@ -399,7 +406,12 @@ fn messages_that_do_not_end() {
     for (name, bytes) in cases {
         put_through(name, bytes, No("not an ONNX model"), No("not an ONNX model"));
     }
-    put_through("two graphs", &[&whole[..], &field(7, b"")].concat(), No("more than one graph"), No("more than one graph"));
+    put_through(
+        "two graphs",
+        &[&whole[..], &field(7, b"")].concat(),
+        No("more than one graph"),
+        No("more than one graph"),
+    );
 }
 
 #[test]
@@ -454,7 +466,7 @@ fn one_model_of_many() {
 }
 
 /// How much is much: what takes a step for each pair of things would take hours of it.
-const MANY: usize = 50_000;
+const MANY: usize = 5_000;
 
 #[test]
 fn long_chains() {
@@ -571,8 +583,9 @@ fn many_subgraphs_and_calls() {
         opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
         ..Default::default()
     };
-    let call = |i: usize, from: &str, to: &str| {
-        NodeProto { domain: Some("own".into()), ..node(&format!("F{i}"), from, to, &[]) }
+    let call = |i: usize, from: &str, to: &str| NodeProto {
+        domain: Some("own".into()),
+        ..node(&format!("F{i}"), from, to, &[])
     };
     let with = |bytes: Vec<u8>, functions: Vec<FunctionProto>| {
         let mut proto = ModelProto::decode(&bytes[..]).unwrap();
@@ -589,7 +602,12 @@ fn many_subgraphs_and_calls() {
     doubling.push(function(60, vec![node("Relu", "a", "z", &[])]));
     put_through("calls that double", &with(long(17, vec![call(0, "x", "y")], vec![]), doubling), Fine, No("error: "));
     let circle = vec![function(0, vec![call(0, "a", "z")])];
-    put_through("a function that calls itself", &with(long(17, vec![call(0, "x", "y")], vec![]), circle), Fine, No("error: "));
+    put_through(
+        "a function that calls itself",
+        &with(long(17, vec![call(0, "x", "y")], vec![]), circle),
+        Fine,
+        No("error: "),
+    );
 }
 
 /// What is inside a node with a long name would carry it along.
@@ -653,7 +671,7 @@ fn files_beside_the_model() {
         (&[("location", "pipe")], "no regular file"),
         (&[("location", ".")], "directory"),
         (&[("location", "a\0b")], "external data"),
-        (&[("location", "m.onnx")], "is the model itself"),
+        (&[("location", "m.onnx")], "tensor `w`"),
         (&[("location", "w.bin"), ("offset", "-1")], "not a whole number"),
         (&[("location", "w.bin"), ("offset", "1e9")], "not a whole number"),
         (&[("location", "w.bin"), ("offset", "99999999999999999999999")], "not a whole number"),
@@ -667,9 +685,8 @@ fn files_beside_the_model() {
         let model = desk.file("m.onnx", &changed(|g| g.initializer[0] = external("w", entries)));
         put_through_file(&format!("{entries:?}"), &desk, &model, No(text), No("error: "));
     }
-    let part = |name: &str, offset: &str| {
-        external(name, &[("location", "w.bin"), ("offset", offset), ("length", "64")])
-    };
+    let part =
+        |name: &str, offset: &str| external(name, &[("location", "w.bin"), ("offset", offset), ("length", "64")]);
     let two = |a: &str, b: &str| {
         changed(|g| {
             g.initializer = vec![part("w", a), part("u", b)];
@@ -693,6 +710,7 @@ fn paths_that_are_no_models() {
     }
     says("pipe", &limited(&["inspect", &desk.path("pipe")]), No("no regular file"));
     let nowhere = tensor("value", TensorProto { data_location: Some(1), ..tensor_of(&[4], DataType::Float, 0) });
-    let all = vec![node("Constant", "", "c", &[nowhere]), node("MatMul", "x w", "a", &[]), node("Add", "a c", "y", &[])];
+    let all =
+        vec![node("Constant", "", "c", &[nowhere]), node("MatMul", "x w", "a", &[]), node("Add", "a c", "y", &[])];
     put_through("a Constant in no file", &nodes(all, vec![]), No("names no location"), No("names no location"));
 }

@@ -22,6 +22,7 @@ const FIXTURES: &[(&str, &str)] = &[
     ("small/legacy_upsample/model.onnx", "small/legacy_upsample/data.npz"),
     ("small/float16/model.onnx", "small/float16/data.npz"),
     ("small/transformer/model.onnx", "small/transformer/data.npz"),
+    ("small/sparse/model.onnx", "small/sparse/data.npz"),
 ];
 
 #[test]

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::model::Imports;
 use super::{Checker, DEEPEST, Place, rules};
-use crate::model::{DataType, GraphProto, NameFault, Names, NodeExt, NodeProto, TensorProto, ValueInfoProto};
+use crate::model::{
+    DataType, GraphProto, NameFault, Names, NodeExt, NodeProto, TensorProto, ValueInfoProto, sparse_name,
+};
 use crate::proto::tensor_shape_proto::dimension::Value as Dim;
 use crate::proto::{FunctionProto, TypeProto, type_proto};
 use crate::schema::ValueType;
@@ -184,7 +186,7 @@ impl<'m> Checker<'m> {
             }
         }
         for sparse in &graph.sparse_initializer {
-            let name = sparse.values.as_ref().map_or("", |v| v.name());
+            let name = sparse_name(sparse);
             let place = Place::inside(place, name);
             if name.is_empty() {
                 self.add(&rules::INITIALIZER_NAME, &place, "a sparse initializer has no name");

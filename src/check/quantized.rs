@@ -1,8 +1,8 @@
 //! The numbers of QuantizeLinear and DequantizeLinear, as far as they are constants.
 
 use super::graph::Scope;
-use super::tensor::Shape;
 use super::{Checker, Place, rules};
+use crate::error::listed;
 use crate::model::{DataType, Linear, NodeExt, NodeProto, Tensor, TensorProto, dtype_name};
 use crate::schema::ValueType;
 
@@ -15,8 +15,10 @@ impl<'m> Checker<'m> {
         let blocks = node.int("block_size").is_some_and(|n| n > 0);
         let constant = |slot: usize| node.input_at(slot).and_then(|name| scope.constant(name));
         if let Some(scale) = constant(1) {
-            let wrong = self.numbers(scale).unwrap_or_default().into_iter().find(|x| !(x.is_finite() && *x > 0.0));
-            if let Some(x) = wrong {
+            // What a constant stands for can be computed whatever the scale, and blocks of weights have such scales.
+            let any = Linear::dequantizes(node) && constant(0).is_some();
+            let right = |x: f64| x.is_finite() && (x > 0.0 || any);
+            if let Some(x) = self.numbers(scale).unwrap_or_default().into_iter().find(|&x| !right(x)) {
                 self.add(&rules::SCALE, place, format!("a scale of `{}` is {x}", scale.name()));
             }
             let x = constant(0);
@@ -29,8 +31,8 @@ impl<'m> Checker<'m> {
             if let Some(zero) = constant(2)
                 && elements(zero) != elements(scale)
             {
-                let (a, b) = (Shape(&scale.dims), Shape(&zero.dims));
-                self.add(&rules::PARAMETERS, place, format!("the scale has shape {a:?}, and the zero point {b:?}"));
+                let (a, b) = (listed(&scale.dims), listed(&zero.dims));
+                self.add(&rules::PARAMETERS, place, format!("the scale has shape {a}, and the zero point {b}"));
             }
         }
         self.code_types(node, place, scope);

@@ -86,7 +86,8 @@ pub(super) const CALL: Rule = error("call", "give the function the inputs and ou
 
 // ---- quantization ----
 
-pub(super) const SCALE: Rule = error("scale", "a scale is a finite number above zero");
+pub(super) const SCALE: Rule =
+    error("scale", "a scale is a finite number, and above zero where it is not that of constant codes");
 pub(super) const PARAMETERS: Rule =
     error("quantization-parameters", "scale and zero point have one number, or one for each index of the axis");
 pub(super) const ZERO_POINT: Rule = error("zero-point", "the zero point has the element type of the codes");

@@ -1,8 +1,8 @@
 //! Tensors: element type, shape, and data that fit them.
 
 use super::{Checker, Place, rules};
-use crate::error::ErrorKind;
-use crate::model::{DataType, External, Tensor, TensorProto, dtype_name, width};
+use crate::error::{ErrorKind, listed};
+use crate::model::{DataType, External, Tensor, TensorProto, bits, dtype_name};
 use crate::proto::SparseTensorProto;
 
 impl<'m> Checker<'m> {
@@ -53,7 +53,7 @@ impl<'m> Checker<'m> {
 
     /// Holds the data in the message against type and shape.
     fn data(&mut self, t: &TensorProto, dtype: DataType, elements: u64, fields: &[&'static str], place: &Place<'_>) {
-        let name = name_of(dtype);
+        let name = dtype_name(dtype);
         match fields {
             [] if elements == 0 => return,
             [] => {
@@ -91,8 +91,8 @@ impl<'m> Checker<'m> {
         let wanted = wanted.div_ceil(8);
         if wanted != stored as u128 {
             let why = format!(
-                "the tensor has {stored} {unit} in `{field}`, and {name} of shape {:?} needs {wanted}",
-                Shape(&t.dims)
+                "the tensor has {stored} {unit} in `{field}`, and {name} of shape {} needs {wanted}",
+                listed(&t.dims)
             );
             return self.add(&rules::TENSOR_SIZE, place, why);
         }
@@ -121,17 +121,17 @@ impl<'m> Checker<'m> {
         self.links(t, place);
         let Some((dtype, elements)) = dtype.zip(elements) else { return };
         let Some(bits) = bits(dtype) else {
-            let name = name_of(dtype);
+            let name = dtype_name(dtype);
             return self.add(&rules::TENSOR_DATA, place, format!("{name} cannot be stored in another file"));
         };
         let wanted = (u128::from(elements) * u128::from(bits)).div_ceil(8);
         if wanted == bytes.len() as u128 {
             return self.finite(t, dtype, Some(bytes), place);
         }
-        let (name, found) = (name_of(dtype), bytes.len());
+        let (name, found) = (dtype_name(dtype), bytes.len());
         let why = format!(
-            "the tensor has {found} bytes in another file, and {name} of shape {:?} needs {wanted}",
-            Shape(&t.dims)
+            "the tensor has {found} bytes in another file, and {name} of shape {} needs {wanted}",
+            listed(&t.dims)
         );
         self.add(&rules::TENSOR_SIZE, place, why);
     }
@@ -200,8 +200,8 @@ impl<'m> Checker<'m> {
         };
         if !wanted {
             let why = format!(
-                "the indices of the sparse tensor have shape {:?}, and {count} values of rank {} need [{count}] or [{count}, {}]",
-                Shape(&indices.dims),
+                "the indices of the sparse tensor have shape {}, and {count} values of rank {} need [{count}] or [{count}, {}]",
+                listed(&indices.dims),
                 t.dims.len(),
                 t.dims.len()
             );
@@ -227,13 +227,13 @@ fn disorder(indices: &TensorProto, dims: &[i64]) -> Option<String> {
     for (i, index) in numbers.chunks_exact(rank).enumerate() {
         if index.iter().zip(limits).any(|(x, d)| !(0..*d).contains(x)) {
             return Some(format!(
-                "index {i} of the sparse tensor, {:?}, is outside of {:?}",
-                Shape(index),
-                Shape(limits)
+                "index {i} of the sparse tensor, {}, is outside of {}",
+                listed(index),
+                listed(limits)
             ));
         }
         if before.is_some_and(|b| b >= index) {
-            return Some(format!("index {i} of the sparse tensor, {:?}, is not above the one before", Shape(index)));
+            return Some(format!("index {i} of the sparse tensor, {}, is not above the one before", listed(index)));
         }
         before = Some(index);
     }
@@ -270,33 +270,6 @@ fn typed(t: &TensorProto, dtype: DataType) -> (&'static str, usize, u32) {
     }
 }
 
-/// How many bits an element takes in `raw_data`; `None` for strings.
-fn bits(dtype: DataType) -> Option<u32> {
-    Some(match dtype {
-        DataType::Undefined | DataType::String => return None,
-        DataType::Uint2 | DataType::Int2 => 2,
-        DataType::Uint4 | DataType::Int4 | DataType::Float4e2m1 => 4,
-        DataType::Float6e2m3 | DataType::Float6e3m2 => 6,
-        other => width(other)? as u32 * 8,
-    })
-}
-
-/// An element type, as messages name it.
-fn name_of(dtype: DataType) -> String {
-    dtype_name(dtype).to_lowercase()
-}
-
 fn six_bits(dtype: DataType) -> bool {
     matches!(dtype, DataType::Float6e2m3 | DataType::Float6e3m2)
-}
-
-/// Dimensions as they are shown, the first eight of them.
-pub(super) struct Shape<'a>(pub &'a [i64]);
-
-impl std::fmt::Debug for Shape<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut list = f.debug_list();
-        list.entries(self.0.iter().take(8));
-        if self.0.len() > 8 { list.finish_non_exhaustive() } else { list.finish() }
-    }
 }

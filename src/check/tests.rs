@@ -149,6 +149,14 @@ fn packed(dtype: DataType, elements: i64, bytes: usize) -> TensorProto {
     }
 }
 
+/// The weight becomes codes behind DequantizeLinear.
+fn constant_codes(m: &mut ModelProto, scale: f32) {
+    *tensor(m, "w") = Tensor::new(DataType::Int8, vec![3, 4], vec![1; 12].into()).unwrap().to_proto("w");
+    graph(m).initializer.push(Tensor::from_f32(vec![], vec![scale]).to_proto("ws"));
+    graph(m).node.insert(0, node("dq_w", "DequantizeLinear", "w ws", "r", vec![]));
+    at(m, "mm").input[1] = "r".into();
+}
+
 fn tensor_type(v: &mut ValueInfoProto) -> &mut type_proto::Tensor {
     match v.r#type.as_mut().and_then(|t| t.value.as_mut()) {
         Some(type_proto::Value::TensorType(t)) => t,
@@ -520,6 +528,12 @@ const CASES: &[Case] = &[
         "scale: q: a scale of `s` is NaN",
         "scale: dq: a scale of `s` is NaN",
         "not-finite: s: of the elements of the tensor are 1 NaN",
+    ]),
+    (|m| constant_codes(m, -0.5), &[]),
+    (|m| constant_codes(m, 0.0), &[]),
+    (|m| constant_codes(m, f32::INFINITY), &[
+        "scale: dq_w: a scale of `ws` is inf",
+        "not-finite: ws: of the elements of the tensor are 1 infinite",
     ]),
     (|m| *tensor(m, "s") = floats("s", &[1]), &[
         "scalar-scale: q: the only scale, `s`, has rank 1, and not 0",

@@ -2,10 +2,9 @@
 
 use super::FAKE_QUANTIZE;
 use super::lower::fake_quantize;
-use crate::error::Result;
-use crate::model::{
-    At, AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute, of_format,
-};
+use super::unpack::held_as;
+use crate::error::{Place, Result};
+use crate::model::{At, AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute};
 
 /// Writes such a node as operators that every engine has, one scale for all elements:
 ///
@@ -16,7 +15,7 @@ use crate::model::{
 ///
 /// The fake quantization in front rounds and cuts off as QuantizeLinear does; what is left to round after it is float
 /// noise. Scale and zero point of a DequantizeLinear may be computed in the graph. Nodes with several scales, and
-/// QuantizeLinear of integers or to 32 bits, stay. Errors as [`Linear::read`].
+/// QuantizeLinear of integers or to 32 bits, stay. Errors as [`Linear::read`], and where codes are floats or in blocks.
 pub(super) fn spell_out(graph: &mut Graph, id: NodeId) -> Result<()> {
     let Some(node) = graph.node(id) else { return Ok(()) };
     let (Some(x), Some(scale)) = (node.input_at(0).map(str::to_owned), node.input_at(1).map(str::to_owned)) else {
@@ -51,16 +50,17 @@ pub(super) fn spell_out(graph: &mut Graph, id: NodeId) -> Result<()> {
         }
         let linear = Linear::read(graph, node)?;
         let ([s], [z]) = (&linear.scales[..], &linear.zero_points[..]) else { return Ok(()) };
-        let (s, z, dtype) = (*s, *z, of_format(linear.format));
+        let (s, z, dtype) = (*s, *z, linear.dtype);
         if matches!(dtype, DataType::Int32 | DataType::Uint32) {
             return Ok(());
         }
+        let fake = fake_quantize(&linear).at(|| graph.label(id))?;
         let (scale, zero) = (scalar(graph, &scale, s), scalar(graph, &format!("{x}_zero"), z as f32));
-        steps.push(graph, FAKE_QUANTIZE, &[], &fake_quantize(&linear));
+        steps.push(graph, FAKE_QUANTIZE, &[], &fake);
         steps.push(graph, "Div", &[&scale], &[]);
         steps.push(graph, "Add", &[&zero], &[]);
         steps.push(graph, "Round", &[], &[]);
-        steps.push(graph, "Cast", &[], &[attribute::int("to", dtype as i64)]);
+        steps.push(graph, "Cast", &[], &[attribute::int("to", held_as(dtype) as i64)]);
     }
     steps.finish(graph)
 }

@@ -3,9 +3,13 @@
 use std::collections::HashSet;
 
 use super::arithmetic::spell_out;
+use super::densify::densify;
+use super::unpack::unpack;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::integer::expand;
-use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, widen};
+use crate::model::{
+    At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen,
+};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
@@ -13,12 +17,18 @@ pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 
 /// Makes a copy of the model that computes the same in float32 alone.
 ///
-/// Operators on codes become float operators between Q and DQ ([`expand`]); constants behind DequantizeLinear become
-/// float constants; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`]; what is
-/// left of both is written as arithmetic; float16 and bfloat16 are widened. Operators on codes that have no float form
-/// stay, and so do subgraphs. Errors name the node whose format is not supported.
+/// Sparse constants become dense; float16 and bfloat16 are widened; operators on codes become float operators between Q
+/// and DQ ([`expand`]); constants behind DequantizeLinear become float constants, whatever the type of their codes and
+/// the shape of their scales; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`];
+/// what is left of both is written as arithmetic; constants of types that engines do not know are stored in others.
+/// Operators on codes that have no float form stay, and so do subgraphs. Errors name the node whose format is not
+/// supported.
 pub fn lower(model: &Model) -> Result<Model> {
+    for t in model.graph.initializers() {
+        hold_axes(t.dims.len()).at(|| format!("tensor `{}`", t.name()))?;
+    }
     let mut model = model.clone();
+    densify(&mut model.graph)?;
     widen(&mut model)?;
     expand(&mut model, &mut |_, _, _| {})?;
     let graph = &mut model.graph;
@@ -44,6 +54,7 @@ pub fn lower(model: &Model) -> Result<Model> {
             spell_out(graph, id)?;
         }
     }
+    unpack(graph)?;
     state_defaults(graph)?;
     graph.drop_unused_initializers();
     name_apart(graph)?;
@@ -98,21 +109,23 @@ fn has_constant_scale(graph: &Graph, node: &NodeProto) -> bool {
     node.input_at(1).is_some_and(|s| graph.initializer(s).is_some())
 }
 
-/// The attributes of [`FAKE_QUANTIZE`].
-pub(super) fn fake_quantize(params: &Linear) -> Vec<AttributeProto> {
-    vec![
+/// The attributes of [`FAKE_QUANTIZE`]. Errors as [`Linear::params`].
+pub(super) fn fake_quantize(params: &Linear) -> Result<Vec<AttributeProto>> {
+    let format = params.params_of_any_rank()?.format();
+    Ok(vec![
         attribute::floats("scales", &params.scales),
         attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
-        attribute::int("lowest", params.format.min.into()),
-        attribute::int("highest", params.format.max.into()),
+        attribute::int("lowest", format.min.into()),
+        attribute::int("highest", format.max.into()),
         attribute::int("axis", params.axis),
-    ]
+    ])
 }
 
 /// Puts fake quantization in the place of a DequantizeLinear, and drops its QuantizeLinear once nothing reads that.
 fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
     let (Some(q), Some(dq)) = (graph.node(quantize), graph.node(dequantize)) else { return Ok(()) };
     let params = Linear::read(graph, q)?;
+    let attribute = fake_quantize(&params).at(|| q.label())?;
     if params != Linear::read(graph, dq)? {
         return Ok(());
     }
@@ -122,7 +135,7 @@ fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
         op_type: Some(FAKE_QUANTIZE.to_owned()),
         input: vec![q.input[0].clone()],
         output: vec![real],
-        attribute: fake_quantize(&params),
+        attribute,
         ..Default::default()
     };
     graph.remove(dequantize);
@@ -136,8 +149,8 @@ fn fuse(graph: &mut Graph, quantize: NodeId, dequantize: NodeId) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ValueInfoProto;
-    use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+    use crate::model::{DataType, GraphProto, ModelProto, TensorProto, ValueInfoProto};
+    use crate::proto::OperatorSetIdProto;
 
     fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
         NodeProto {
@@ -181,5 +194,61 @@ mod tests {
         assert_eq!(ops, [FAKE_QUANTIZE, "Mul"]);
         assert_eq!(lowered.graph.constant("wd").unwrap().unwrap().f32s().unwrap()[..], [1.0, -0.5]);
         assert_eq!(lowered.graph.initializers().count(), 1);
+    }
+
+    /// A graph from `x` to `y`.
+    fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Model {
+        let value = |n: &str| ValueInfoProto { name: Some(n.into()), ..Default::default() };
+        let graph = GraphProto {
+            node: nodes,
+            initializer,
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..Default::default()
+        };
+        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(21) }];
+        Model::from_proto(ModelProto { opset_import, graph: Some(graph), ..Default::default() }).unwrap()
+    }
+
+    fn four_bits(name: &str, byte: u8) -> TensorProto {
+        Tensor::new(DataType::Int4, vec![], vec![byte].into()).unwrap().to_proto(name)
+    }
+
+    #[test]
+    fn pairs_of_four_bits_saturate_where_four_bits_do() {
+        let scale = Tensor::from_f32(vec![], vec![0.5]).to_proto("s");
+        let q = node("QuantizeLinear", &["x", "s", "z"], "q");
+        let pair = model(
+            vec![q.clone(), node("DequantizeLinear", &["q", "s", "z"], "y")],
+            vec![scale.clone(), four_bits("z", 0x0f)],
+        );
+        let lowered = lower(&pair).unwrap();
+        let (_, fused) = lowered.graph.nodes().next().unwrap();
+        assert_eq!((fused.int("lowest"), fused.int("highest")), (Some(-8), Some(7)));
+        assert_eq!(NodeExt::ints(fused, "zero_points"), Some(&[-1][..]));
+        // Where the codes are moved in between, the two still meet.
+        let apart = model(
+            vec![q.clone(), node("Transpose", &["q"], "t"), node("DequantizeLinear", &["t", "s", "z"], "y")],
+            vec![scale.clone(), four_bits("z", 0x0f)],
+        );
+        let lowered = lower(&apart).unwrap().graph;
+        assert_eq!(lowered.nodes().map(|(_, n)| n.op_type()).collect::<Vec<_>>(), [FAKE_QUANTIZE, "Transpose"]);
+        // Where they are an output, an engine without 4 bits holds them in 8.
+        let codes = model(vec![NodeProto { output: vec!["y".into()], ..q }], vec![scale, four_bits("z", 0x0f)]);
+        let lowered = lower(&codes).unwrap().graph;
+        let (_, last) = lowered.nodes().last().unwrap();
+        assert_eq!((last.op_type(), last.int("to")), ("Cast", Some(DataType::Int8 as i64)));
+        let (_, first) = lowered.nodes().next().unwrap();
+        assert_eq!((first.int("lowest"), first.int("highest")), (Some(-8), Some(7)));
+    }
+
+    #[test]
+    fn scales_of_activations_must_be_positive() {
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let nodes = vec![node("QuantizeLinear", &["x", "s"], "q"), node("DequantizeLinear", &["q", "s"], "y")];
+            let pair = model(nodes, vec![Tensor::from_f32(vec![], vec![scale]).to_proto("s")]);
+            let e = lower(&pair).unwrap_err().to_string();
+            assert_eq!(e, format!("node of `q` (QuantizeLinear): scale {scale} is not a positive finite number"));
+        }
     }
 }

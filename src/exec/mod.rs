@@ -6,12 +6,14 @@
 mod arithmetic;
 #[cfg(feature = "tract")]
 mod culprit;
+mod densify;
 mod lower;
 mod runner;
 mod spread;
 mod straight;
 #[cfg(feature = "tract")]
 mod tract;
+mod unpack;
 
 use std::collections::HashMap;
 

@@ -9,7 +9,7 @@ use super::{Executor, Seen};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{
     Graph, GraphProto, Model, ModelProto, NodeExt, NodeId, NodeProto, Renamed, Tensor, ValueInfoProto, captures,
-    first_value,
+    first_value, sparse_name,
 };
 use crate::proto::{TypeProto, type_proto};
 use crate::sample::Sample;
@@ -230,8 +230,9 @@ fn cut(model: &Model, nodes: &HashSet<NodeId>, outputs: &[&str]) -> Result<Model
     };
     let part = GraphProto {
         name: Some("conditions".to_owned()),
-        input: graph.inputs().iter().filter(|v| graph.initializer(v.name()).is_none()).cloned().collect(),
+        input: graph.inputs().iter().filter(|v| !graph.is_constant(v.name())).cloned().collect(),
         initializer: graph.initializers().filter(|t| read.contains(t.name())).cloned().collect(),
+        sparse_initializer: graph.sparse_initializers().filter(|t| read.contains(sparse_name(t))).cloned().collect(),
         output: outputs.iter().map(any).collect(),
         node: kept.clone(),
         ..Default::default()

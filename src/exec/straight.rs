@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Executor, InputShape, Prepared, Seen, Session};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, listed};
 use crate::model::{Dim, InputSpec, Model, Tensor, dtype_name};
 use crate::sample::Sample;
 
@@ -100,7 +100,7 @@ impl<'a> Straight<'a> {
             if spec.dtype != x.dtype() || !spec.shape.as_ref().is_none_or(|s| takes(s, x)) {
                 return Err(Error::new(
                     ErrorKind::Data,
-                    format!("expected `{spec}`, found {} {:?}", dtype_name(x.dtype()), x.shape()),
+                    format!("expected `{spec}`, found {} {}", dtype_name(x.dtype()), listed(x.shape())),
                 ));
             }
         }

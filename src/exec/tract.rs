@@ -15,7 +15,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::culprit::culprit;
 use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, Seen, Session, lower};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value, ValueInfoProto};
+use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value, ValueInfoProto, of_format};
 use crate::number::{Format, QuantParams};
 use crate::sample::Sample;
 
@@ -376,10 +376,11 @@ impl FakeQuantize {
 
     fn params(&self, rank: usize) -> Result<QuantParams> {
         let linear = crate::model::Linear {
-            format: self.format,
+            dtype: of_format(self.format),
             scales: self.scales.clone(),
             zero_points: self.zero_points.clone(),
             axis: self.axis,
+            blocks: None,
         };
         linear.params(rank)
     }

@@ -86,7 +86,7 @@ pub fn activations(
     }
     collect(&model.graph, &mut values)?;
     let mut known = BTreeSet::new();
-    values.retain(|c| model.graph.initializer(&c.value).is_none() && known.insert(c.value.clone()));
+    values.retain(|c| !model.graph.is_constant(&c.value) && known.insert(c.value.clone()));
     let runner = Runner::new(executor, &model, values.iter().map(|c| c.value.clone()).collect())?;
     events.stage("run samples");
     let picks: Vec<usize> = (0..samples.len()).collect();

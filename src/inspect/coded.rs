@@ -5,8 +5,7 @@ use serde::Serialize;
 use super::walk::{Origin, Walk};
 use crate::error::Result;
 use crate::integer::{IntegerOp, Operand, Style};
-use crate::model::{DataType, Linear, NodeExt, dtype_name, format_of};
-use crate::number::{QuantParams, dequantize, unpack};
+use crate::model::{DataType, Linear, NodeExt, Tensor, dtype_name, format_of, minifloat_of};
 
 /// A smallest and a largest number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -42,7 +41,7 @@ pub struct Coding {
     pub block_size: Option<u64>,
     /// The scales; `None` where they are no constants.
     pub scale: Option<Span<f32>>,
-    /// The zero points; `None` where they are no constants, or packed.
+    /// The zero points; `None` where they are no constants or inside packed codes, and for floats as codes, which have none.
     pub zero_point: Option<Span<i64>>,
 }
 
@@ -60,7 +59,7 @@ pub(super) struct Code {
     dtype: DataType,
     /// Bits of a code that is packed with others into bytes of the constant.
     pub packed: Option<u64>,
-    scale: Option<usize>,
+    scale: Option<Box<Stored>>,
     zero: Zero,
     axis: Option<usize>,
     block_size: Option<u64>,
@@ -89,14 +88,22 @@ pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option
         let code = gathers_codes(walk, site).filter(|_| slot == 0).map(|dq| Code {
             dtype: walk.constants[constant].dtype(),
             packed: None,
-            scale: walk.constant_at(dq, 1),
+            scale: plain_scale(walk.constant_at(dq, 1)),
             zero: zero_at(walk, dq, 2),
             axis: None,
             block_size: None,
         });
         return Ok(Some(Stored { constant, code }));
     }
-    let Some(dq) = walk.site_at(site, slot, Linear::dequantizes) else { return Ok(None) };
+    match walk.site_at(site, slot, Linear::dequantizes) {
+        Some(dq) => behind(walk, dq, true),
+        None => Ok(None),
+    }
+}
+
+/// What DequantizeLinear makes reals of, if that is a constant. `deep` says whether its scales may be codes too, behind a
+/// DequantizeLinear of their own, as two levels of scales are written.
+fn behind(walk: &Walk<'_>, dq: usize, deep: bool) -> Result<Option<Stored>> {
     let (constant, float) = match (walk.origin(dq, 0), walk.site_at(dq, 0, Linear::quantizes)) {
         (Origin::Constant(c), _) => (c, false),
         (_, Some(q)) => match walk.constant_at(q, 0) {
@@ -118,7 +125,10 @@ pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option
     let code = Code {
         dtype,
         packed: None,
-        scale: walk.constant_at(dq, 1),
+        scale: match walk.site_at(dq, 1, Linear::dequantizes).filter(|_| deep) {
+            Some(dq) => behind(walk, dq, false)?.map(Box::new),
+            None => plain_scale(walk.constant_at(dq, 1)),
+        },
         zero,
         axis: usize::try_from(axis).ok().filter(|&a| a < rank),
         block_size: node.int("block_size").and_then(|b| u64::try_from(b).ok()).filter(|&b| b > 0),
@@ -126,10 +136,19 @@ pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option
     Ok(Some(Stored { constant, code: Some(code) }))
 }
 
+fn plain_scale(constant: Option<usize>) -> Option<Box<Stored>> {
+    constant.map(|constant| Box::new(Stored { constant, code: None }))
+}
+
+/// Whether elements of the type may be codes: those that DequantizeLinear takes.
+fn holds_codes(dtype: DataType) -> bool {
+    format_of(dtype).is_some() || minifloat_of(dtype).is_some()
+}
+
 /// The DequantizeLinear behind a Gather that reads a table of codes.
 pub(super) fn gathers_codes(walk: &Walk<'_>, site: usize) -> Option<usize> {
     let table = walk.constant_at(site, 0).filter(|_| walk.sites[site].node.is("Gather"))?;
-    format_of(walk.constants[table].dtype()).and_then(|_| walk.reader(site, Linear::dequantizes))
+    walk.reader(site, Linear::dequantizes).filter(|_| holds_codes(walk.constants[table].dtype()))
 }
 
 /// The weight's scale behind ConvInteger or MatMulInteger, as onnxruntime's dynamic quantization places it: the
@@ -153,10 +172,10 @@ fn in_integer_op(walk: &Walk<'_>, site: usize, entry: &IntegerOp, operand: Opera
     let code = Code {
         dtype: walk.constants[constant].dtype(),
         packed: weight_only.then_some(bits.unwrap_or(4)),
-        scale: match operand.scale {
+        scale: plain_scale(match operand.scale {
             Some(slot) => walk.constant_at(site, slot),
             None => scale_behind(walk, site),
-        },
+        }),
         zero: match operand.zero {
             Some(_) if weight_only => Zero::Unknown,
             Some(z) => zero_at(walk, site, z),
@@ -177,16 +196,22 @@ fn zero_at(walk: &Walk<'_>, site: usize, slot: usize) -> Zero {
 }
 
 /// The scales in a constant; `None` if they are no floats. Errors as [`super::walk::Constant::tensor`].
-pub(super) fn scales(walk: &Walk<'_>, constant: Option<usize>) -> Result<Option<Vec<f32>>> {
-    constant.map_or(Ok(None), |c| walk.constants[c].floats(<[f32]>::to_vec))
+pub(super) fn scales(walk: &Walk<'_>, constant: usize) -> Result<Option<Tensor>> {
+    let Some(tensor) = walk.constants[constant].tensor()? else { return Ok(None) };
+    Ok(tensor.f32s().ok().map(|x| Tensor::from_f32(tensor.shape().to_vec(), x.into_owned())))
 }
 
 impl Code {
     /// The facts for reports. Errors when the data of scale or zero point do not fit their shape.
     pub fn facts(&self, walk: &Walk<'_>) -> Result<Coding> {
-        let scales = scales(walk, self.scale)?;
-        let zeros = self.zeros(walk)?;
-        let many = [scales.as_ref().map(Vec::len), zeros.as_ref().map(Vec::len)].into_iter().flatten().max();
+        let scales = self.scales(walk)?;
+        let zeros = match self.zero {
+            _ if minifloat_of(self.dtype).is_some() => None,
+            Zero::Absent => Some(vec![0]),
+            Zero::Constant(c) => whole(walk, c)?,
+            Zero::Unknown => None,
+        };
+        let many = [scales.as_ref().map(Tensor::len), zeros.as_ref().map(Vec::len)].into_iter().flatten().max();
         let grain = match (self.block_size, many) {
             (Some(_), _) => Some(Grain::Block),
             (None, Some(n)) if n > 1 => Some(Grain::Channel),
@@ -194,49 +219,56 @@ impl Code {
         };
         let storage = match self.packed {
             Some(bits) => format!("{bits} bits"),
-            None => dtype_name(self.dtype).to_lowercase(),
+            None => dtype_name(self.dtype).to_owned(),
         };
         Ok(Coding {
             storage,
             grain,
             axis: self.axis.filter(|_| matches!(grain, Some(Grain::Channel | Grain::Block))),
             block_size: self.block_size,
-            scale: scales.as_deref().and_then(span),
+            scale: scales.and_then(|s| span(&s.f32s().ok()?)),
             zero_point: zeros.as_deref().and_then(span),
         })
     }
 
-    fn zeros(&self, walk: &Walk<'_>) -> Result<Option<Vec<i64>>> {
-        match self.zero {
-            Zero::Absent => Ok(Some(vec![0])),
-            Zero::Constant(c) => whole(walk, c),
-            Zero::Unknown => Ok(None),
+    /// The scales as float32; `None` where they are no constants.
+    fn scales(&self, walk: &Walk<'_>) -> Result<Option<Tensor>> {
+        match self.scale.as_deref() {
+            Some(Stored { constant, code: Some(code) }) => code.reals(walk, *constant),
+            Some(Stored { constant, code: None }) => scales(walk, *constant),
+            None => Ok(None),
         }
     }
 
-    /// The reals that the codes in `constant` stand for; for a float constant, its own numbers.
+    /// The reals that the codes in `constant` stand for, as float32; for a float constant, its own numbers.
     ///
-    /// `None` for types without a [`crate::number::Format`], for blocks, and for parameters that are not there or
-    /// cannot be computed with. Errors when data do not fit their shape.
-    pub fn reals(&self, walk: &Walk<'_>, constant: usize) -> Result<Option<Vec<f32>>> {
-        let constant = &walk.constants[constant];
-        if constant.is_float() {
-            return constant.floats(<[f32]>::to_vec);
+    /// `None` for codes that are packed by an operator of its own, and for parameters that are not there or do not fit
+    /// the codes. Errors when data do not fit their shape.
+    pub fn reals(&self, walk: &Walk<'_>, constant: usize) -> Result<Option<Tensor>> {
+        if walk.constants[constant].is_float() {
+            return scales(walk, constant);
         }
-        let (Some(format), None) = (format_of(self.dtype), self.block_size.or(self.packed)) else { return Ok(None) };
-        let (Some(scales), Some(mut zeros)) = (scales(walk, self.scale)?, self.zeros(walk)?) else { return Ok(None) };
-        let Some(tensor) = constant.tensor()? else { return Ok(None) };
-        if let (&[zero], n) = (&zeros[..], scales.len()) {
-            zeros = vec![zero; n];
-        }
-        let zeros: Vec<i32> = zeros.into_iter().filter_map(|z| i32::try_from(z).ok()).collect();
-        let params = match (&scales[..], &zeros[..], self.axis) {
-            (&[scale], &[zero], _) => QuantParams::per_tensor(format, scale, zero),
-            (_, _, Some(axis)) => QuantParams::per_channel(format, axis, scales, zeros),
-            _ => return Ok(None),
+        let (Some(scales), None) = (self.scales(walk)?, self.packed) else { return Ok(None) };
+        let zero = match self.zero {
+            Zero::Absent => None,
+            Zero::Constant(c) => walk.constants[c].tensor()?,
+            Zero::Unknown => return Ok(None),
         };
-        let codes = unpack(format.storage, tensor.bytes());
-        Ok(params.and_then(|params| dequantize(&codes, tensor.shape(), &params)).ok())
+        let axis = match self.axis {
+            Some(axis) => axis as i64,
+            None if scales.len() == 1 => 0,
+            None => return Ok(None),
+        };
+        let Some(codes) = walk.constants[constant].tensor()? else { return Ok(None) };
+        let size = self.block_size.and_then(|size| i64::try_from(size).ok());
+        let linear = Linear::of(self.dtype, &scales, zero.as_ref(), axis, size).and_then(|mut linear| {
+            // Operators on codes take one zero point for all channels.
+            if let [zero] = linear.zero_points[..] {
+                linear.zero_points = vec![zero; linear.scales.len()];
+            }
+            linear.dequantize(&codes)
+        });
+        Ok(linear.ok())
     }
 }
 

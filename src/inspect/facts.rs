@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::walk::Walk;
 use super::weights::parameters;
-use crate::error::Result;
+use crate::error::{Result, listed};
 use crate::model::{Dim, InputSpec, Model, NodeExt, ValueInfoProto, dtype_name};
 use crate::proto::type_proto;
 
@@ -26,8 +26,8 @@ pub struct ModelFacts {
     pub inputs: Vec<ValueFact>,
     /// What it gives.
     pub outputs: Vec<ValueFact>,
-    /// Elements of float constants and of codes that stand for floats, scales and zero points left out. Sparse
-    /// tensors are not counted.
+    /// Elements of float constants and of codes that stand for floats, scales and zero points left out. Of sparse
+    /// tensors those that are stored.
     pub parameters: u64,
     /// Bytes of all constants: weights, scales, shapes and indices, in initializers and in Constant nodes.
     pub constant_bytes: u64,
@@ -95,7 +95,7 @@ impl fmt::Display for ValueFact {
                 Extent::Symbol(s) => s.clone(),
             })
             .collect();
-        write!(f, " [{}]", dims.join(", "))
+        write!(f, " {}", listed(&dims))
     }
 }
 
@@ -108,7 +108,7 @@ impl ValueFact {
                 Dim::Symbol(s) => Extent::Symbol(s),
             };
             let shape = spec.shape.map(|s| s.into_iter().map(extent).collect());
-            return ValueFact { name: spec.name, dtype: Some(dtype_name(spec.dtype).to_lowercase()), shape };
+            return ValueFact { name: spec.name, dtype: Some(dtype_name(spec.dtype).to_owned()), shape };
         }
         let kind = info.r#type.as_ref().and_then(|t| t.value.as_ref()).map(|v| match v {
             type_proto::Value::TensorType(_) => "tensor",
@@ -122,13 +122,13 @@ impl ValueFact {
     }
 }
 
-/// The facts of a model. Errors when the shape of a constant is impossible.
+/// The facts of a model. Errors when the data of a constant do not fit its shape.
 pub(super) fn of(model: &Model, walk: &Walk<'_>) -> Result<ModelFacts> {
     let meta = model.metadata();
     let graph = &model.graph;
     let mut constant_bytes = 0u64;
     for constant in &walk.constants {
-        constant_bytes = constant_bytes.saturating_add(constant.bytes()?);
+        constant_bytes = constant_bytes.saturating_add(constant.bytes()?.unwrap_or(0));
     }
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for site in &walk.sites {
@@ -147,7 +147,7 @@ pub(super) fn of(model: &Model, walk: &Walk<'_>) -> Result<ModelFacts> {
         opsets: meta.opset_import.iter().map(|o| opset(o.domain(), o.version())).collect(),
         producer: meta.producer_name().to_owned(),
         producer_version: meta.producer_version().to_owned(),
-        inputs: graph.inputs().iter().filter(|v| graph.initializer(v.name()).is_none()).map(ValueFact::of).collect(),
+        inputs: graph.inputs().iter().filter(|v| !graph.is_constant(v.name())).map(ValueFact::of).collect(),
         outputs: graph.outputs().iter().map(ValueFact::of).collect(),
         parameters: parameters(walk)?,
         constant_bytes,

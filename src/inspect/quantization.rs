@@ -235,14 +235,15 @@ fn activation(walk: &Walk<'_>, site: usize) -> Result<Option<QuantizedActivation
         (None, Some(dtype)) if dtype != DataType::Undefined => Some(dtype),
         (None, _) => (Linear::quantizes(node) && node.input_at(2).is_none()).then_some(DataType::Uint8),
     };
-    let scales = scales(walk, walk.constant_at(site, 1))?;
+    let scales = walk.constant_at(site, 1).map_or(Ok(None), |c| scales(walk, c))?;
+    let scales = scales.and_then(|s| Some(s.f32s().ok()?.into_owned()));
     let zeros = match zero {
         Some(z) => whole(walk, z)?,
         None => node.input_at(2).is_none().then(|| vec![0]),
     };
     Ok(Some(QuantizedActivation {
         value: node.input_at(0).unwrap_or_default().to_owned(),
-        dtype: dtype.map(|d| dtype_name(d).to_lowercase()),
+        dtype: dtype.map(|d| dtype_name(d).to_owned()),
         scales: scales.as_ref().map(Vec::len),
         scale: scales.as_deref().and_then(span),
         zero_point: zeros.as_deref().and_then(span),

@@ -39,6 +39,10 @@ const INT8: Scheme = Scheme { format: Format::INT8, symmetric: true, narrow: tru
 /// `rounded` says whether SQNRs are wanted. Sums run in f64 in a fixed order.
 pub(super) fn measure(x: &[f32], shape: &[usize], axis: Option<usize>, rounded: bool) -> Result<Statistics> {
     let mut s = Statistics::default();
+    if x.is_empty() {
+        // The shape of no numbers may have more channels than can be counted to.
+        return Ok(Statistics { dead_channels: axis.map(|_| 0), ..s });
+    }
     let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
     if let Some(axis) = axis {
         let mut channels = vec![(low, high); shape[axis]];
@@ -107,7 +111,7 @@ mod tests {
         assert_eq!((s.spread, s.kurtosis, s.dead_channels), (None, None, Some(2)));
         let s = measure(&[], &[0, 3], Some(0), true).unwrap();
         assert_eq!((s.min, s.max, s.dead_channels), (None, None, Some(0)));
-        let s = measure(&[], &[3, 0], Some(0), true).unwrap();
+        let s = measure(&[], &[usize::MAX, 0], Some(0), true).unwrap();
         assert_eq!((s.min, s.max), (None, None));
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{ActivationRow, Coding, Coverage, Grain, Inspection, MethodRange, ModelFacts, Quantization};
 use super::{QuantizedActivation, Span, StyleCount, ValueFact, WeightRow};
+use crate::error::listed;
 use crate::report::{Cell, Column, Table, number};
 
 impl Inspection {
@@ -94,7 +95,7 @@ pub fn style_words(styles: &[StyleCount]) -> String {
 
 fn weights(rows: &[WeightRow], total: usize) -> Table {
     type Show = fn(&WeightRow) -> Cell;
-    let coded = rows.iter().any(|w| w.coding.is_some());
+    let coded = rows.iter().any(|w| w.coding.is_some() || w.sparse);
     let dead = rows.iter().any(|w| w.statistics.dead_channels.is_some_and(|n| n > 0));
     let poisoned = rows.iter().any(|w| w.statistics.non_finite > 0);
     let mut columns: Vec<(Column, Show)> = vec![
@@ -241,23 +242,25 @@ fn titled(what: &str, shown: usize, total: usize) -> String {
 
 /// `3x3`-like shapes do not say which dimension is which: sizes in brackets, as everywhere in ONNX.
 fn shape(shape: &[usize]) -> Cell {
-    Cell::Text(format!("{shape:?}"))
+    Cell::Text(listed(shape))
 }
 
 /// As [`shape`], with `?` for sizes that change from sample to sample.
 fn sizes(shape: &[Option<usize>]) -> Cell {
     let size = |d: &Option<usize>| d.map_or("?".to_owned(), |d| d.to_string());
-    Cell::Text(format!("[{}]", shape.iter().map(size).collect::<Vec<_>>().join(", ")))
+    Cell::Text(listed(&shape.iter().map(size).collect::<Vec<_>>()))
 }
 
 fn storage(w: &WeightRow) -> String {
-    let Some(Coding { storage, grain, block_size, .. }) = &w.coding else { return w.dtype.clone() };
-    match (grain, block_size) {
+    let sparse = if w.sparse { ", sparse" } else { "" };
+    let Some(Coding { storage, grain, block_size, .. }) = &w.coding else { return format!("{}{sparse}", w.dtype) };
+    let shared = match (grain, block_size) {
         (Some(Grain::Block), Some(n)) => format!("{storage} / block of {n}"),
         (Some(Grain::Channel), _) => format!("{storage} / channel"),
         (Some(Grain::Tensor), _) => format!("{storage} / tensor"),
         _ => storage.clone(),
-    }
+    };
+    shared + sparse
 }
 
 fn reals(s: Span<f32>) -> Cell {

@@ -4,8 +4,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::error::{Error, ErrorKind, Place, Result, shortened};
-use crate::model::{DataType, Model, NodeExt, NodeProto, Tensor, TensorProto, release, width};
+use crate::error::{ErrorKind, Place, Result, shortened};
+use crate::model::{
+    DataType, Model, NodeExt, NodeProto, SparseHead, SparseTensorProto, Tensor, TensorProto, data_len, is_float,
+    minifloat_of, release, sizes, sparse_name,
+};
 use crate::proto::FunctionProto;
 
 /// How many characters are shown of the name of a node around another.
@@ -41,27 +44,40 @@ enum Around<'m> {
     Node(usize, &'m str),
 }
 
-/// An initializer, or the value of a Constant node.
+/// An initializer, or the value of a Constant node, dense or sparse.
 pub(super) struct Constant<'m> {
     /// The name of the value.
     pub name: &'m str,
-    proto: Cow<'m, TensorProto>,
+    held: Held<'m>,
+}
+
+enum Held<'m> {
+    Dense(Box<Cow<'m, TensorProto>>),
+    Sparse(&'m SparseTensorProto),
 }
 
 /// The flat model. A node stands behind those that its inputs come from.
 pub(super) struct Walk<'m> {
     /// Every node.
     pub sites: Vec<Site<'m>>,
-    /// Every dense constant.
+    /// Every constant.
     pub constants: Vec<Constant<'m>>,
     readers: Vec<Vec<usize>>,
 }
 
 /// One list of nodes with the names around it.
-struct Part<'m, N, C> {
+struct Part<'m, N> {
     inputs: Vec<&'m str>,
-    initializers: C,
+    constants: Vec<(&'m str, Held<'m>)>,
     nodes: N,
+}
+
+fn constants<'m>(
+    dense: impl Iterator<Item = &'m TensorProto>,
+    sparse: impl Iterator<Item = &'m SparseTensorProto>,
+) -> Vec<(&'m str, Held<'m>)> {
+    let dense = dense.map(|t| (t.name(), Held::Dense(Box::new(Cow::Borrowed(t)))));
+    dense.chain(sparse.map(|t| (sparse_name(t), Held::Sparse(t)))).collect()
 }
 
 /// What names mean inside one part.
@@ -76,18 +92,12 @@ impl<'m> Walk<'m> {
         let mut walk = Walk { sites: Vec::new(), constants: Vec::new(), readers: Vec::new() };
         let graph = &model.graph;
         let inputs = graph.inputs().iter().map(|v| v.name()).collect();
-        walk.lay(
-            None,
-            Around::Model,
-            Part { inputs, initializers: graph.initializers(), nodes: graph.nodes().map(|(_, n)| n) },
-        );
+        let constants = constants(graph.initializers(), graph.sparse_initializers());
+        walk.lay(None, Around::Model, Part { inputs, constants, nodes: graph.nodes().map(|(_, n)| n) });
         for function in &model.metadata().functions {
             let inputs = function.input.iter().map(String::as_str).collect();
-            walk.lay(
-                None,
-                Around::Function(function),
-                Part { inputs, initializers: std::iter::empty(), nodes: function.node.iter() },
-            );
+            let part = Part { inputs, constants: Vec::new(), nodes: function.node.iter() };
+            walk.lay(None, Around::Function(function), part);
         }
         walk.readers = vec![Vec::new(); walk.sites.len()];
         for (reader, site) in walk.sites.iter().enumerate() {
@@ -100,20 +110,21 @@ impl<'m> Walk<'m> {
         walk
     }
 
-    fn lay<N, C>(&mut self, outer: Option<&Scope<'_, 'm>>, around: Around<'m>, part: Part<'m, N, C>)
+    fn lay<N>(&mut self, outer: Option<&Scope<'_, 'm>>, around: Around<'m>, part: Part<'m, N>)
     where
         N: Iterator<Item = &'m NodeProto>,
-        C: Iterator<Item = &'m TensorProto>,
     {
         let origins = part.inputs.into_iter().map(|name| (name, Origin::Outside)).collect();
         let mut scope = Scope { outer, origins };
-        for tensor in part.initializers {
-            scope.origins.insert(tensor.name(), self.constant(tensor.name(), Cow::Borrowed(tensor)));
+        for (name, held) in part.constants {
+            scope.origins.insert(name, self.constant(name, held));
         }
         for node in part.nodes {
             let inputs: Vec<Origin> = node.input.iter().map(|name| scope.origin(name)).collect();
-            let origin = match constant_value(node) {
-                Some(tensor) => self.constant(node.output_at(0).unwrap_or_default(), tensor),
+            let value =
+                constant_value(node).map(Box::new).map(Held::Dense).or_else(|| sparse_value(node).map(Held::Sparse));
+            let origin = match value {
+                Some(held) => self.constant(node.output_at(0).unwrap_or_default(), held),
                 None if node.is("Identity") => inputs.first().copied().unwrap_or(Origin::Outside),
                 None => Origin::Site(self.sites.len()),
             };
@@ -123,7 +134,7 @@ impl<'m> Walk<'m> {
                 for graph in attribute.g.iter().chain(&attribute.graphs) {
                     let part = Part {
                         inputs: graph.input.iter().map(|v| v.name()).collect(),
-                        initializers: graph.initializer.iter(),
+                        constants: constants(graph.initializer.iter(), graph.sparse_initializer.iter()),
                         nodes: graph.node.iter(),
                     };
                     self.lay_inside(&scope, Around::Node(site, attribute.name()), part);
@@ -138,13 +149,13 @@ impl<'m> Walk<'m> {
         &mut self,
         scope: &Scope<'_, 'm>,
         around: Around<'m>,
-        part: Part<'m, std::slice::Iter<'m, NodeProto>, std::slice::Iter<'m, TensorProto>>,
+        part: Part<'m, std::slice::Iter<'m, NodeProto>>,
     ) {
         self.lay(Some(scope), around, part);
     }
 
-    fn constant(&mut self, name: &'m str, proto: Cow<'m, TensorProto>) -> Origin {
-        self.constants.push(Constant { name, proto });
+    fn constant(&mut self, name: &'m str, held: Held<'m>) -> Origin {
+        self.constants.push(Constant { name, held });
         Origin::Constant(self.constants.len() - 1)
     }
 
@@ -211,23 +222,35 @@ impl Scope<'_, '_> {
 impl Constant<'_> {
     /// The element type; undefined for numbers that stand for none.
     pub fn dtype(&self) -> DataType {
-        DataType::try_from(self.proto.data_type()).unwrap_or(DataType::Undefined)
+        let dtype = match &self.held {
+            Held::Dense(tensor) => tensor.data_type(),
+            Held::Sparse(tensor) => tensor.values.as_ref().map_or(0, |v| v.data_type()),
+        };
+        DataType::try_from(dtype).unwrap_or(DataType::Undefined)
+    }
+
+    /// Whether it is stored as a sparse tensor.
+    pub fn is_sparse(&self) -> bool {
+        matches!(self.held, Held::Sparse(_))
     }
 
     /// Whether the elements are floats of 16 bits or more.
     pub fn is_float(&self) -> bool {
-        matches!(self.dtype(), DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+        is_float(self.dtype())
     }
 
-    /// The dimensions. Errors when one is negative, or the product of those that are not 0 is past 2^64.
+    /// Whether the elements are floats of any width.
+    pub fn holds_floats(&self) -> bool {
+        self.is_float() || minifloat_of(self.dtype()).is_some()
+    }
+
+    /// The dimensions. Errors, naming the tensor, when one is negative or their product is past every memory.
     pub fn shape(&self) -> Result<Vec<usize>> {
-        let dims: Option<Vec<usize>> = self.proto.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
-        dims.filter(|d| d.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d)).is_some()).ok_or_else(
-            || {
-                Error::new(ErrorKind::Malformed, format!("the shape {:?} is impossible", self.proto.dims))
-                    .at(format!("tensor `{}`", self.name))
-            },
-        )
+        let dims = match &self.held {
+            Held::Dense(tensor) => &tensor.dims,
+            Held::Sparse(tensor) => &tensor.dims,
+        };
+        sizes(dims).at(|| format!("tensor `{}`", self.name))
     }
 
     /// How many elements there are. Errors as [`Constant::shape`].
@@ -235,34 +258,39 @@ impl Constant<'_> {
         Ok(self.shape()?.iter().product::<usize>() as u64)
     }
 
-    /// Bytes of the elements, as raw data would hold them. Errors as [`Constant::shape`].
-    pub fn bytes(&self) -> Result<u64> {
-        if let Some(raw) = &self.proto.raw_data {
-            return Ok(raw.len() as u64);
+    /// How many elements are stored: all, but of a sparse tensor. Errors as [`Constant::tensor`].
+    pub fn stored(&self) -> Result<u64> {
+        match &self.held {
+            Held::Dense(_) => self.elements(),
+            Held::Sparse(tensor) => Ok(SparseHead::of(tensor)?.stored as u64),
         }
-        let elements = self.elements()?;
-        Ok(match (self.dtype(), width(self.dtype())) {
-            (_, Some(width)) => elements.saturating_mul(width as u64),
-            (DataType::String, _) => self.proto.string_data.iter().map(|s| s.len() as u64).sum(),
-            (DataType::Uint2 | DataType::Int2, _) => elements.div_ceil(4),
-            _ => elements.div_ceil(2),
-        })
     }
 
-    /// The value; `None` for element types that [`Tensor`] does not hold.
+    /// Bytes of the elements, and of the indices of a sparse tensor, as raw data would hold them; `None` for what is
+    /// valid and not supported. Errors as [`Constant::tensor`].
+    pub fn bytes(&self) -> Result<Option<u64>> {
+        let bytes = match &self.held {
+            Held::Dense(tensor) => data_len(tensor),
+            Held::Sparse(tensor) => SparseHead::of(tensor).map(|head| head.bytes),
+        };
+        Ok(supported(bytes)?.map(|bytes| bytes as u64))
+    }
+
+    /// The value; `None` for strings, and for sparse tensors far larger in dense form.
     ///
     /// Errors, naming the tensor, when its data do not fit its shape.
     pub fn tensor(&self) -> Result<Option<Tensor>> {
-        match Tensor::from_proto(&self.proto) {
-            Ok(tensor) => Ok(Some(tensor)),
-            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
-            Err(e) => Err(e),
-        }
+        supported(match &self.held {
+            Held::Dense(tensor) => Tensor::from_proto(tensor),
+            Held::Sparse(tensor) => Tensor::from_sparse(tensor),
+        })
     }
 
     /// Says that the value was read and is not needed soon.
     pub fn release(&self) {
-        self.proto.raw_data.iter().for_each(|raw| release(raw));
+        if let Held::Dense(tensor) = &self.held {
+            tensor.raw_data.iter().for_each(|raw| release(raw));
+        }
     }
 
     /// The value as floats, given to `read`; `None` for other element types. Errors as [`Constant::tensor`].
@@ -276,7 +304,20 @@ impl Constant<'_> {
     }
 }
 
-/// The tensor of a Constant node, whichever attribute holds it; `None` for other nodes, strings and sparse tensors.
+/// What could be read; `None` for what is valid and not supported.
+fn supported<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// The sparse tensor of a Constant node.
+fn sparse_value(node: &NodeProto) -> Option<&SparseTensorProto> {
+    node.attribute("sparse_value").filter(|_| node.is("Constant"))?.sparse_tensor.as_ref()
+}
+
+/// The dense tensor of a Constant node, whichever attribute holds it; `None` for other nodes and for `value_string(s)`.
 fn constant_value(node: &NodeProto) -> Option<Cow<'_, TensorProto>> {
     if !node.is("Constant") {
         return None;
@@ -355,6 +396,6 @@ mod tests {
         assert_eq!((weight(4), weight(5)), ("outer", "inner"));
         assert_eq!(walk.origin(4, 0), Origin::Site(0));
         let c = &walk.constants[walk.constant_at(3, 0).unwrap()];
-        assert_eq!((c.name, c.elements().unwrap(), c.bytes().unwrap()), ("c", 2, 8));
+        assert_eq!((c.name, c.elements().unwrap(), c.bytes().unwrap()), ("c", 2, Some(8)));
     }
 }

@@ -24,6 +24,8 @@ pub struct WeightRow {
     pub weight: String,
     /// The element type of the constant.
     pub dtype: String,
+    /// Whether the constant is stored as a sparse tensor.
+    pub sparse: bool,
     /// The shape of the constant.
     pub shape: Vec<usize>,
     /// The axis of the channels, counted from the front; `None` where there is none.
@@ -141,7 +143,7 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
         None => (constant.floats(|x| measure(x, &shape, found.axis, true))?, None),
         Some(code) => {
             let reals = code.reals(walk, found.stored.constant)?;
-            (reals.map(|x| measure(&x, &shape, found.axis, false)), Some(code.facts(walk)?))
+            (reals.map(|x| measure(&x.f32s()?, &shape, found.axis, false)), Some(code.facts(walk)?))
         }
     };
     constant.release();
@@ -149,7 +151,8 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
         node: walk.path(found.site),
         operator: site.node.operator(),
         weight: constant.name.to_owned(),
-        dtype: dtype_name(constant.dtype()).to_lowercase(),
+        dtype: dtype_name(constant.dtype()).to_owned(),
+        sparse: constant.is_sparse(),
         shape,
         axis: found.axis,
         statistics: statistics.transpose()?.unwrap_or_default(),
@@ -179,7 +182,7 @@ pub(super) fn parameters(walk: &Walk<'_>) -> Result<u64> {
                 None if is_qdq => slot == 0,
                 None if slot == 0 && gathers_codes(walk, site).is_some() => true,
                 None if computes_on_codes(s.node) => bias,
-                None => walk.constants[c].is_float(),
+                None => walk.constants[c].holds_floats(),
             };
             reads[c].as_weight |= weight;
             reads[c].as_parameter_of_codes |= !weight;
@@ -192,8 +195,8 @@ pub(super) fn parameters(walk: &Walk<'_>) -> Result<u64> {
     }
     let mut sum = 0u64;
     for (constant, read) in walk.constants.iter().zip(reads) {
-        if read.as_weight || (constant.is_float() && !read.as_parameter_of_codes) {
-            let elements = constant.elements()?;
+        if read.as_weight || (constant.holds_floats() && !read.as_parameter_of_codes) {
+            let elements = constant.stored()?;
             sum = sum.saturating_add(read.packed.map_or(elements, |bits| elements.saturating_mul(8) / bits));
         }
     }

@@ -8,6 +8,7 @@ use crate::error::{Refusal, no};
 use crate::model::{
     AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute, dtype_name, format_of,
 };
+use crate::number::pack;
 
 /// A float operator and the values around it.
 pub(super) struct Form {
@@ -183,21 +184,23 @@ pub(super) fn from_tensors(
         _ => return no(format!("`{codes}` has {count} scales, which do not fit its channels")),
     }
     let shape = if count > 1 { vec![count] } else { vec![] };
-    let spread = |t: Tensor| -> Result<Tensor, Refusal> {
-        let width = t.bytes().len() / t.len().max(1);
-        let bytes = if t.len() == 1 { t.bytes().repeat(count).into() } else { t.bytes().clone() };
-        if bytes.len() != width * count || width == 0 {
-            return no(format!("scale and zero point of `{codes}` differ in size"));
-        }
-        Ok(Tensor::new(t.dtype(), shape.clone(), bytes)?)
+    let mut zero_points = zeros.as_ref().map_or(Ok(vec![0]), Tensor::codes)?;
+    if let [zero] = zero_points[..] {
+        zero_points = vec![zero; count];
+    }
+    let scale_bytes = match scales.len() {
+        1 => scales.bytes().repeat(count).into(),
+        _ => scales.bytes().clone(),
     };
+    if zero_points.len() != count || (scales.len() != 1 && scales.len() != count) {
+        return no(format!("scale and zero point of `{codes}` differ in size"));
+    }
     let same = |old: Option<&Tensor>, name: Option<String>| name.filter(|_| old.is_some_and(|t| t.shape() == shape));
     let names = (same(Some(&scales), names.0), same(zeros.as_ref(), names.1));
-    let none = Tensor::new(dtype, vec![], vec![0; format.storage.bytes()].into())?;
-    let (scale, zero) = (spread(scales)?, spread(zeros.unwrap_or(none))?);
+    let scale = Tensor::new(scales.dtype(), shape.clone(), scale_bytes)?;
+    let zero = Tensor::new(dtype, shape, pack(format, &zero_points).into())?;
     // What could not be dequantized is not worth a rewrite.
-    let zero_points = zero.i64s()?.into_iter().map(|z| z as i32).collect();
-    let linear = Linear { format, scales: scale.f32s()?.into_owned(), zero_points, axis: axis.unwrap_or(0) as i64 };
+    let linear = Linear::of(dtype, &scale, Some(&zero), axis.unwrap_or(0) as i64, None)?;
     if let Err(e) = linear.params(axis.map_or(1, |a| a + 1)) {
         return no(format!("`{codes}`: {e}"));
     }

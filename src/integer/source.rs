@@ -31,7 +31,7 @@ pub fn source(graph: &Graph, codes: &str) -> Source {
     let mut value = codes;
     // A graph has no cycle: this ends.
     loop {
-        if graph.initializer(value).is_some() {
+        if graph.is_constant(value) {
             return Source::Constant;
         }
         if graph.is_input(value) {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{AttributeExt, GraphProto, NodeExt, NodeProto, TensorProto, map};
+use super::{AttributeExt, GraphProto, NodeExt, NodeProto, SparseTensorProto, TensorProto, map};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::tensor_proto::DataLocation;
 
@@ -49,18 +49,29 @@ impl External {
         tensor.data_location() == DataLocation::External
     }
 
+    /// Whether values or indices of the sparse tensor are in another file.
+    pub fn holds_part(tensor: &SparseTensorProto) -> bool {
+        tensor.values.iter().chain(&tensor.indices).any(External::holds)
+    }
+
     /// Whether a tensor in an attribute of the node, or in its subgraphs, is in another file.
     pub fn is_used_by(node: &NodeProto) -> bool {
-        node.attribute.iter().any(|a| a.t.iter().chain(&a.tensors).any(External::holds))
-            || node
-                .subgraphs()
-                .any(|g| g.initializer.iter().any(External::holds) || g.node.iter().any(Self::is_used_by))
+        node.attribute.iter().any(|a| {
+            a.t.iter().chain(&a.tensors).any(External::holds)
+                || a.sparse_tensor.iter().chain(&a.sparse_tensors).any(External::holds_part)
+        }) || node.subgraphs().any(|g| {
+            g.initializer.iter().any(External::holds)
+                || g.sparse_initializer.iter().any(External::holds_part)
+                || g.node.iter().any(Self::is_used_by)
+        })
     }
 
     /// Lets every tensor in the node's attributes and subgraphs share the mapped bytes.
     pub fn resolve_node(&mut self, node: &mut NodeProto) -> Result<()> {
         for attribute in &mut node.attribute {
             attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(|t| self.resolve(t))?;
+            let mut sparse = attribute.sparse_tensor.iter_mut().chain(&mut attribute.sparse_tensors);
+            sparse.try_for_each(|t| self.resolve_sparse(t))?;
             attribute.subgraphs_mut().try_for_each(|g| self.resolve_graph(g))?;
         }
         Ok(())
@@ -68,7 +79,13 @@ impl External {
 
     fn resolve_graph(&mut self, graph: &mut GraphProto) -> Result<()> {
         graph.initializer.iter_mut().try_for_each(|t| self.resolve(t))?;
+        graph.sparse_initializer.iter_mut().try_for_each(|t| self.resolve_sparse(t))?;
         graph.node.iter_mut().try_for_each(|n| self.resolve_node(n))
+    }
+
+    /// Lets values and indices share the mapped bytes, as [`External::resolve`] does.
+    pub fn resolve_sparse(&mut self, tensor: &mut SparseTensorProto) -> Result<()> {
+        tensor.values.iter_mut().chain(&mut tensor.indices).try_for_each(|t| self.resolve(t))
     }
 
     /// Lets the tensor share the mapped bytes, if its data are in another file.
@@ -180,7 +197,7 @@ fn stays_inside(folder: &Path, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DataType, Model, ModelProto};
+    use crate::model::{DataType, Model, ModelProto, Tensor};
     use crate::proto::{OperatorSetIdProto, StringStringEntryProto};
     use prost::Message;
 
@@ -213,6 +230,38 @@ mod tests {
         let path = folder.path().join("m.onnx");
         std::fs::write(&path, proto.encode_to_vec()).unwrap();
         Model::read(&path)
+    }
+
+    #[test]
+    fn sparse_tensors_may_lie_in_other_files() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("w"), [2.5f32.to_le_bytes().as_slice(), &1i64.to_le_bytes()].concat())
+            .unwrap();
+        let part = |dtype: DataType, offset, length| TensorProto {
+            data_type: Some(dtype as i32),
+            dims: vec![1],
+            ..tensor("s", &[("location", "w"), ("offset", offset), ("length", length)])
+        };
+        let values = Some(part(DataType::Float, "0", "4"));
+        let indices = Some(part(DataType::Int64, "4", "8"));
+        let sparse = SparseTensorProto { values, indices, dims: vec![2] };
+        let mut constant =
+            NodeProto { op_type: Some("Constant".into()), output: vec!["c".into()], ..Default::default() };
+        constant.set(crate::proto::AttributeProto {
+            name: Some("sparse_value".into()),
+            sparse_tensor: Some(sparse.clone()),
+            ..Default::default()
+        });
+        let graph = GraphProto { node: vec![constant], sparse_initializer: vec![sparse], ..Default::default() };
+        let opset_import = vec![OperatorSetIdProto { version: Some(17), ..Default::default() }];
+        let proto = ModelProto { opset_import, graph: Some(graph), ..Default::default() };
+        let path = folder.path().join("m.onnx");
+        std::fs::write(&path, proto.encode_to_vec()).unwrap();
+        let model = Model::read(&path).unwrap();
+        let s = model.graph.constant("s").unwrap().unwrap();
+        assert_eq!(s.f32s().unwrap()[..], [0.0, 2.5]);
+        let (_, node) = model.graph.nodes().next().unwrap();
+        assert_eq!(Tensor::from_sparse(node.attribute[0].sparse_tensor.as_ref().unwrap()).unwrap(), s);
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Model {
                     _ if !external.is_some() => Ok(()),
                     Part::Node(node) if External::is_used_by(node) => external.resolve_node(node.edit()),
                     Part::Tensor(tensor) if External::holds(tensor) => external.resolve(tensor.edit()),
+                    Part::Sparse(tensor) if External::holds_part(tensor) => external.resolve_sparse(tensor.edit()),
                     _ => Ok(()),
                 })
                 .at(place)?

@@ -43,10 +43,11 @@ pub fn fingerprint(model: &Model) -> String {
                 part(tensor.bytes());
                 release(tensor.bytes());
             }
-            // Strings, and types that are packed below a byte.
+            // Strings, and what is broken.
             Err(_) => part(&proto.encode_to_vec()),
         }
     }
+    graph.sparse_initializers().for_each(|t| part(&t.encode_to_vec()));
     meta.functions.iter().for_each(|f| part(&f.encode_to_vec()));
     hash.finalize().iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::graph::{NodeId, Use};
-use super::{GraphProto, NodeExt, NodeProto};
+use super::{GraphProto, NodeExt, NodeProto, sparse_name};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where each value comes from and where it goes.
@@ -13,6 +13,7 @@ pub(super) struct Index {
     pub uses: HashMap<String, Vec<Use>>,
     pub captured: HashMap<String, Vec<NodeId>>,
     pub initializer: HashMap<String, usize>,
+    pub sparse: HashMap<String, usize>,
     pub inputs: HashSet<String>,
     pub outputs: HashSet<String>,
     /// The place of each value among inputs, outputs and value_info, in this order.
@@ -20,11 +21,16 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Whether an initializer, dense or sparse, has that name.
+    pub fn is_constant(&self, name: &str) -> bool {
+        self.initializer.contains_key(name) || self.sparse.contains_key(name)
+    }
+
     /// Takes in what the node makes and reads. Errors, and changes nothing, when it makes a value that is made already.
     pub fn add_node(&mut self, id: NodeId, node: &NodeProto) -> Result<()> {
         let mut seen = HashSet::new();
         for name in node.output.iter().filter(|n| !n.is_empty()) {
-            if self.producer.contains_key(name) || self.initializer.contains_key(name) || !seen.insert(name) {
+            if self.producer.contains_key(name) || self.is_constant(name) || !seen.insert(name) {
                 return Err(Error::new(ErrorKind::InvalidModel, format!("`{name}` is produced twice")));
             }
         }
@@ -118,7 +124,7 @@ impl<'a> Free<'a> {
     fn visit(&mut self, graph: &'a GraphProto) {
         let mut own: Vec<&str> = graph.input.iter().map(|v| v.name()).collect();
         own.extend(graph.initializer.iter().map(|t| t.name()));
-        own.extend(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name()));
+        own.extend(graph.sparse_initializer.iter().map(sparse_name));
         own.iter().for_each(|name| *self.inside.entry(name).or_default() += 1);
         for node in &graph.node {
             node.input.iter().for_each(|name| self.read(name));

@@ -1,7 +1,7 @@
 //! What a model takes: its inputs without the initializers that older IR versions list among them.
 
-use super::{DataType, Graph, ValueInfoProto, dtype_name};
-use crate::error::{Error, ErrorKind, Result};
+use super::{DataType, Graph, ValueInfoProto, dtype_name, hold_axes};
+use crate::error::{Error, ErrorKind, Place, Result, listed};
 use crate::proto::{tensor_shape_proto::dimension, type_proto};
 
 /// One dimension of an input.
@@ -25,7 +25,7 @@ pub struct InputSpec {
 }
 
 impl InputSpec {
-    /// What a value_info says. Errors for types that are no dense tensor.
+    /// What a value_info says. Errors for types that are no dense tensor, and for more than 64 axes.
     pub fn of(info: &ValueInfoProto) -> Result<InputSpec> {
         let name = info.name().to_owned();
         let Some(type_proto::Value::TensorType(t)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
@@ -34,6 +34,7 @@ impl InputSpec {
                 .hint("only models whose inputs and outputs are dense tensors can be run"));
         };
         let dtype = DataType::try_from(t.elem_type()).unwrap_or(DataType::Undefined);
+        hold_axes(t.shape.as_ref().map_or(0, |s| s.dim.len())).at(|| format!("value `{name}`"))?;
         let shape = t.shape.as_ref().map(|s| {
             s.dim
                 .iter()
@@ -49,7 +50,7 @@ impl InputSpec {
 
     /// The inputs of a graph that are not initializers, in their order. Errors as [`InputSpec::of`].
     pub fn all(graph: &Graph) -> Result<Vec<InputSpec>> {
-        graph.inputs().iter().filter(|v| graph.initializer(v.name()).is_none()).map(InputSpec::of).collect()
+        graph.inputs().iter().filter(|v| !graph.is_constant(v.name())).map(InputSpec::of).collect()
     }
 }
 
@@ -66,6 +67,6 @@ impl std::fmt::Display for InputSpec {
                 Dim::Symbol(s) => s.clone(),
             })
             .collect();
-        write!(f, " [{}]", dims.join(", "))
+        write!(f, " {}", listed(&dims))
     }
 }

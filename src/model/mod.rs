@@ -2,6 +2,7 @@
 //! reading and writing an untouched model gives the same bytes.
 
 mod dtype;
+mod encoding;
 mod external;
 mod file;
 mod fingerprint;
@@ -14,6 +15,7 @@ mod names;
 mod node;
 mod order;
 mod scratch;
+mod sparse;
 mod taken;
 mod tensor;
 mod widen;
@@ -22,20 +24,25 @@ mod write;
 
 pub(crate) use external::External;
 
-pub use dtype::{format_of, name_of as dtype_name, of_format, width};
+pub use dtype::{bits, format_of, is_float, minifloat_of, name_of as dtype_name, of_format, raw_len, width};
+pub use encoding::{data_len, sizes, strings};
 pub use file::Model;
 pub use fingerprint::fingerprint;
 pub use graph::{At, BodyId, Graph, Inlined, NodeId, Renamed, Use, first_value};
 pub use index::captures;
 pub use input::{Dim, InputSpec};
-pub use linear::Linear;
+pub use linear::{Blocks, Linear};
 pub use map::{map, release};
 pub use names::{NameFault, Names};
 pub use node::{AttributeExt, NodeExt, attribute};
 pub use scratch::Scratch;
+pub use sparse::{SparseHead, sparse_name};
 pub use tensor::Tensor;
+pub(crate) use tensor::hold_axes;
 pub use widen::widen;
 pub use write::{ExternalData, WriteOptions, Written, replace_file};
 
 pub use crate::proto::tensor_proto::DataType;
-pub use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+pub use crate::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
+};

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{GraphProto, NodeExt, NodeProto};
+use super::{GraphProto, NodeExt, NodeProto, sparse_name};
 use crate::error::{Error, ErrorKind, Place, Result};
 
 /// What can be read at a point of a graph: inputs, initializers, what the nodes before have made, and the names around
@@ -149,7 +149,8 @@ pub(super) fn hold<'m>(
 }
 
 fn hold_inside<'m>(around: &Names<'_, 'm>, graph: &'m GraphProto) -> Result<()> {
-    let initializers = graph.initializer.iter().map(|t| t.name()).chain(sparse_names(graph));
+    let initializers =
+        graph.initializer.iter().map(|t| t.name()).chain(graph.sparse_initializer.iter().map(sparse_name));
     hold(Some(around), graph, initializers, graph.node.iter())
 }
 
@@ -158,11 +159,6 @@ fn refuse(fault: Option<NameFault<'_>>) -> Result<()> {
         Some(fault) => Err(Error::new(ErrorKind::InvalidModel, fault.to_string())),
         None => Ok(()),
     }
-}
-
-/// The names of the sparse initializers.
-pub(super) fn sparse_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
-    graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name())
 }
 
 #[cfg(test)]

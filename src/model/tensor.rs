@@ -1,17 +1,21 @@
-//! Dense values: what initializers hold, what samples are made of, what a session takes and gives.
+//! Dense numbers: what initializers hold, what samples are made of, what a session takes and gives.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{DataType, TensorProto, dtype_name, width};
-use crate::error::{Error, ErrorKind, Result};
-use crate::proto::tensor_proto::DataLocation;
+use super::encoding::Checked;
+use super::{DataType, TensorProto, dtype_name, format_of, is_float, minifloat_of, raw_len};
+use crate::error::{Error, ErrorKind, Result, listed};
+use crate::number::{unpack, unpack_bits};
 
 #[cfg(target_endian = "big")]
 compile_error!("ONNX stores tensors little endian, and this crate reads them in place");
 
-/// A dense tensor of fixed-width elements: row major, little endian, shared and never changed in place.
+/// A dense tensor of numbers: row major, little endian, packed where they are narrower than a byte, as `raw_data` of
+/// ONNX has them. The bytes are shared and never changed in place.
+///
+/// Strings are no numbers: see [`strings`](super::strings).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     dtype: DataType,
@@ -32,22 +36,27 @@ fn malformed(message: String) -> Error {
     Error::new(ErrorKind::Malformed, message)
 }
 
+/// The most axes of a tensor, as in numpy: who states more is not in earnest, and engines take steps for pairs of axes.
+const MOST_AXES: usize = 64;
+
+/// Refuses a shape of more axes than are supported.
+pub(crate) fn hold_axes(axes: usize) -> Result<()> {
+    let what = || format!("its shape has {axes} axes; more than {MOST_AXES} are not supported");
+    if axes > MOST_AXES { Err(Error::new(ErrorKind::Unsupported, what())) } else { Ok(()) }
+}
+
 impl Tensor {
     /// A tensor over bytes as they are.
     ///
-    /// Errors when their number does not fit the shape, or the type has no fixed width.
+    /// Errors when their number does not fit the shape, and on strings.
     pub fn new(dtype: DataType, shape: Vec<usize>, bytes: Bytes) -> Result<Tensor> {
-        let width = width(dtype).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, format!("tensors of type {} are not supported yet", dtype_name(dtype)))
-        })?;
+        hold_axes(shape.len())?;
         // Also beside a dimension of 0 the others must have a product: parts of the shape are multiplied.
-        let product = shape.iter().filter(|&&d| d > 0).try_fold(width, |n, &d| n.checked_mul(d));
-        if product.map(|n| if shape.contains(&0) { 0 } else { n }) != Some(bytes.len()) {
-            return Err(malformed(format!(
-                "{} bytes of {} do not fill the shape {shape:?}",
-                bytes.len(),
-                dtype_name(dtype)
-            )));
+        let product = shape.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d));
+        let elements = product.map(|n| if shape.contains(&0) { 0 } else { n });
+        if elements.and_then(|n| raw_len(dtype, n)) != Some(bytes.len()) {
+            let (shape, name) = (listed(&shape), dtype_name(dtype));
+            return Err(malformed(format!("{} bytes of {name} do not fill the shape {shape}", bytes.len())));
         }
         Ok(Tensor { dtype, shape, bytes })
     }
@@ -69,25 +78,12 @@ impl Tensor {
 
     /// The value of an initializer, a Constant node or a test data file.
     ///
-    /// Raw data is shared, not copied. Errors on strings, on types packed below a byte, on data that is
-    /// still outside the file, and where dimensions and data do not agree.
+    /// Raw data is shared, not copied; typed fields are converted. Errors, naming the tensor, on strings, on data that
+    /// is still outside the file, and where type, dimensions and data do not agree.
     pub fn from_proto(t: &TensorProto) -> Result<Tensor> {
-        let place = || format!("tensor `{}`", t.name());
-        let dtype = DataType::try_from(t.data_type())
-            .map_err(|_| malformed(format!("element type {} is unknown", t.data_type())).at(place()))?;
-        let shape = t
-            .dims
-            .iter()
-            .map(|&d| usize::try_from(d).map_err(|_| malformed(format!("dimension {d} is negative")).at(place())))
-            .collect::<Result<Vec<_>>>()?;
-        if t.data_location() == DataLocation::External {
-            return Err(malformed("its data is in another file, which was not read".into()).at(place()));
-        }
-        let bytes = match &t.raw_data {
-            Some(raw) => raw.clone(),
-            None => typed_bytes(t, dtype),
-        };
-        Tensor::new(dtype, shape, bytes).map_err(|e| e.at(place()))
+        let checked = Checked::of(t)?;
+        let bytes = checked.raw()?;
+        Ok(Tensor { dtype: checked.dtype, shape: checked.shape, bytes })
     }
 
     /// As an initializer of that name; the bytes are shared.
@@ -111,7 +107,7 @@ impl Tensor {
         &self.shape
     }
 
-    /// The bytes, row major, little endian.
+    /// The bytes, row major, little endian, packed where elements are narrower than a byte.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -133,7 +129,7 @@ impl Tensor {
 
     /// The elements of a float32 tensor: borrowed where the bytes lie right in memory, else copied.
     ///
-    /// float16, bfloat16 and float64 are converted. Errors for every other type.
+    /// Floats of other widths are converted: float64 rounded, narrower ones exactly. Errors for every other type.
     pub fn f32s(&self) -> Result<Cow<'_, [f32]>> {
         let b = &self.bytes;
         Ok(match self.dtype {
@@ -148,8 +144,37 @@ impl Tensor {
                 Cow::Owned(b.as_chunks().0.iter().map(|&x| half::bf16::from_le_bytes(x).to_f32()).collect())
             }
             DataType::Double => Cow::Owned(b.as_chunks().0.iter().map(|&x| f64::from_le_bytes(x) as f32).collect()),
-            other => return Err(malformed(format!("expected floats, found {}", dtype_name(other)))),
+            other => {
+                let wrong = || malformed(format!("expected floats, found {}", dtype_name(other)));
+                let format = minifloat_of(other).ok_or_else(wrong)?;
+                let reals = format.reals();
+                let real = |&code: &u8| reals[usize::from(code)];
+                Cow::Owned(match format.bits() {
+                    8 => b.iter().map(real).collect(),
+                    bits => unpack_bits(bits, b, self.len()).iter().map(real).collect(),
+                })
+            }
         })
+    }
+
+    /// The elements as float32: floats as [`Tensor::f32s`] has them, integers rounded to nearest where they are past
+    /// 2^24. Errors for complex numbers, and as [`Tensor::i64s`].
+    pub fn reals(&self) -> Result<Cow<'_, [f32]>> {
+        if is_float(self.dtype) || minifloat_of(self.dtype).is_some() {
+            return self.f32s();
+        }
+        Ok(Cow::Owned(match format_of(self.dtype) {
+            Some(_) => self.codes()?.into_iter().map(|q| q as f32).collect(),
+            None => self.i64s()?.into_iter().map(|x| x as f32).collect(),
+        }))
+    }
+
+    /// The elements of an integer tensor whose type stores codes of a [`Format`](crate::number::Format). Errors for
+    /// every other type.
+    pub fn codes(&self) -> Result<Vec<i32>> {
+        let wrong = || malformed(format!("expected codes, found {}", dtype_name(self.dtype)));
+        let format = format_of(self.dtype).ok_or_else(wrong)?;
+        Ok(unpack(format.storage, &self.bytes, self.len()))
     }
 
     /// The elements of a float tensor of any width, widened. Errors for every other type.
@@ -181,45 +206,22 @@ impl Tensor {
         let b = &self.bytes;
         Ok(match self.dtype {
             DataType::Int64 => b.as_chunks().0.iter().map(|&x| i64::from_le_bytes(x)).collect(),
-            DataType::Int32 => b.as_chunks().0.iter().map(|&x| i32::from_le_bytes(x).into()).collect(),
             DataType::Uint32 => b.as_chunks().0.iter().map(|&x| u32::from_le_bytes(x).into()).collect(),
-            DataType::Int16 => b.as_chunks().0.iter().map(|&x| i16::from_le_bytes(x).into()).collect(),
-            DataType::Uint16 => b.as_chunks().0.iter().map(|&x| u16::from_le_bytes(x).into()).collect(),
-            DataType::Int8 => b.iter().map(|&x| (x as i8).into()).collect(),
-            DataType::Uint8 | DataType::Bool => b.iter().map(|&x| x.into()).collect(),
+            DataType::Bool => b.iter().map(|&x| (x != 0).into()).collect(),
             DataType::Uint64 => b
                 .as_chunks()
                 .0
                 .iter()
                 .map(|&x| i64::try_from(u64::from_le_bytes(x)).map_err(|_| malformed("integer past int64".into())))
                 .collect::<Result<_>>()?,
+            other if format_of(other).is_some() => self.codes()?.into_iter().map(i64::from).collect(),
             other => return Err(malformed(format!("expected integers, found {}", dtype_name(other)))),
         })
     }
 
-    /// Whether the elements are floating-point numbers.
+    /// Whether the elements are floats that operators compute with: those of 16 bits and more.
     pub fn is_float(&self) -> bool {
-        matches!(self.dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
-    }
-}
-
-/// The typed fields of a tensor, as raw data would hold them. Types that share a field are narrowed as the
-/// schema says: `int32_data` also carries the small integers, booleans and 16-bit floats.
-fn typed_bytes(t: &TensorProto, dtype: DataType) -> Bytes {
-    fn le<T: Copy, const N: usize>(x: &[T], f: impl Fn(T) -> [u8; N]) -> Bytes {
-        x.iter().flat_map(|&x| f(x)).collect::<Vec<u8>>().into()
-    }
-    match dtype {
-        DataType::Float | DataType::Complex64 => le(&t.float_data, f32::to_le_bytes),
-        DataType::Double | DataType::Complex128 => le(&t.double_data, f64::to_le_bytes),
-        DataType::Int64 => le(&t.int64_data, i64::to_le_bytes),
-        DataType::Uint64 => le(&t.uint64_data, u64::to_le_bytes),
-        DataType::Uint32 => le(&t.uint64_data, |x| (x as u32).to_le_bytes()),
-        DataType::Int32 => le(&t.int32_data, i32::to_le_bytes),
-        DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16 => {
-            le(&t.int32_data, |x| (x as u16).to_le_bytes())
-        }
-        _ => le(&t.int32_data, |x| [x as u8]),
+        is_float(self.dtype)
     }
 }
 
@@ -243,18 +245,26 @@ mod tests {
 
     #[test]
     fn wrong_sizes_are_errors() {
-        let mut t = Tensor::from_f32(vec![2], vec![1.0, 2.0]).to_proto("w");
-        t.dims = vec![3];
-        assert!(Tensor::from_proto(&t).unwrap_err().to_string().contains("tensor `w`"));
-        t.dims = vec![-1];
-        assert!(Tensor::from_proto(&t).is_err());
-        t.dims = vec![i64::MAX, i64::MAX];
-        assert!(Tensor::from_proto(&t).is_err());
-        t.dims = vec![0, i64::MAX, i64::MAX];
-        t.raw_data = Some(Bytes::new());
-        assert!(Tensor::from_proto(&t).is_err());
-        t.data_type = Some(99);
-        assert!(Tensor::from_proto(&t).is_err());
+        let make = |dtype, shape: &[usize], n| Tensor::new(dtype, shape.to_vec(), vec![0; n].into());
+        assert!(make(DataType::Float, &[3], 8).unwrap_err().to_string().starts_with("8 bytes of float32"));
+        assert!(make(DataType::Float, &[usize::MAX, 2], 8).is_err());
+        assert!(make(DataType::Float, &[0, usize::MAX, 2], 0).is_err());
+        assert!(make(DataType::String, &[0], 0).is_err());
+        assert!(make(DataType::Int4, &[3], 2).is_ok() && make(DataType::Int4, &[3], 3).is_err());
+    }
+
+    #[test]
+    fn packed_elements_keep_their_bytes() {
+        let t = Tensor::new(DataType::Int4, vec![3], vec![0x87, 0x0f].into()).unwrap();
+        assert_eq!((t.i64s().unwrap(), t.codes().unwrap()), (vec![7, -8, -1], vec![7, -8, -1]));
+        assert_eq!(t.reals().unwrap()[..], [7.0, -8.0, -1.0]);
+        assert!(t.f32s().is_err());
+        assert_eq!(t.to_proto("w").raw_data.unwrap()[..], [0x87, 0x0f]);
+        let t = Tensor::new(DataType::Float4e2m1, vec![3], vec![0xf7, 0x01].into()).unwrap();
+        assert_eq!(t.f64s().unwrap(), [6.0, -6.0, 0.5]);
+        assert!(t.codes().is_err() && t.i64s().is_err());
+        let t = Tensor::new(DataType::Complex64, vec![1], vec![0; 8].into()).unwrap();
+        assert!(t.f32s().is_err() && t.i64s().is_err() && t.reals().is_err());
     }
 
     #[test]

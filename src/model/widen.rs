@@ -1,6 +1,9 @@
 //! float16 and bfloat16 models, computed in float32.
 
-use super::{At, AttributeExt, DataType, Graph, GraphProto, Model, NodeExt, NodeProto, Tensor, TensorProto, attribute};
+use super::{
+    At, AttributeExt, DataType, Graph, GraphProto, Model, NodeExt, NodeProto, SparseTensorProto, Tensor, TensorProto,
+    attribute,
+};
 use crate::error::Result;
 use crate::proto::{ValueInfoProto, type_proto};
 
@@ -20,6 +23,10 @@ pub fn widen(model: &mut Model) -> Result<bool> {
         if let Some(t) = graph.initializer(&name).cloned() {
             graph.set_initializer(widened(&t)?);
         }
+    }
+    let narrow: Vec<SparseTensorProto> = graph.sparse_initializers().filter(|t| narrow_sparse(t)).cloned().collect();
+    for t in narrow {
+        graph.set_sparse_initializer(widened_sparse(&t)?);
     }
     for id in graph.node_ids() {
         let Some(node) = graph.node(id).filter(|n| touches(n)) else { continue };
@@ -69,6 +76,7 @@ fn any_narrow(graph: &Graph) -> bool {
     let inputs = narrow_values(graph.inputs());
     let outputs = narrow_values(graph.outputs());
     graph.initializers().any(|t| narrow_type(t.data_type()).is_some())
+        || graph.sparse_initializers().any(narrow_sparse)
         || inputs.iter().any(|(i, _)| graph.uses(i).iter().any(|u| !cast(u.node)))
         || outputs.iter().any(|(o, _)| graph.producer(o).is_none_or(|(id, _)| !cast(id)))
         || graph.nodes().any(|(_, n)| touches(n) && !at_border(n))
@@ -78,8 +86,13 @@ fn any_narrow(graph: &Graph) -> bool {
 fn touches(node: &NodeProto) -> bool {
     let in_tensor = |t: &TensorProto| narrow_type(t.data_type()).is_some();
     node.attribute.iter().any(|a| a.t.iter().chain(&a.tensors).any(in_tensor))
+        || node.attribute.iter().any(|a| a.sparse_tensor.iter().chain(&a.sparse_tensors).any(narrow_sparse))
         || ["to", "dtype"].iter().any(|name| node.int(name).is_some_and(|d| narrow_type(d as i32).is_some()))
-        || node.subgraphs().any(|g| g.initializer.iter().any(in_tensor) || g.node.iter().any(touches))
+        || node.subgraphs().any(|g| {
+            g.initializer.iter().any(in_tensor)
+                || g.sparse_initializer.iter().any(narrow_sparse)
+                || g.node.iter().any(touches)
+        })
 }
 
 fn widen_node(node: &mut NodeProto) -> Result<()> {
@@ -92,9 +105,15 @@ fn widen_node(node: &mut NodeProto) -> Result<()> {
         for t in a.t.iter_mut().chain(&mut a.tensors) {
             *t = widened(t)?;
         }
+        for t in a.sparse_tensor.iter_mut().chain(&mut a.sparse_tensors) {
+            *t = widened_sparse(t)?;
+        }
         for graph in a.subgraphs_mut() {
             for t in &mut graph.initializer {
                 *t = widened(t)?;
+            }
+            for t in &mut graph.sparse_initializer {
+                *t = widened_sparse(t)?;
             }
             graph.node.iter_mut().try_for_each(widen_node)?;
             for v in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
@@ -115,6 +134,14 @@ fn widened(t: &TensorProto) -> Result<TensorProto> {
     }
     let read = Tensor::from_proto(t)?;
     Ok(Tensor::from_f32(read.shape().to_vec(), read.f32s()?.into_owned()).to_proto(t.name()))
+}
+
+fn narrow_sparse(t: &SparseTensorProto) -> bool {
+    t.values.as_ref().is_some_and(|v| narrow_type(v.data_type()).is_some())
+}
+
+fn widened_sparse(t: &SparseTensorProto) -> Result<SparseTensorProto> {
+    Ok(SparseTensorProto { values: t.values.as_ref().map(widened).transpose()?, ..t.clone() })
 }
 
 fn cast(graph: &mut Graph, from: &str, to: &str, dtype: DataType) -> NodeProto {
@@ -166,17 +193,24 @@ mod tests {
     #[test]
     fn inputs_and_outputs_keep_their_types_and_a_second_time_changes_nothing() {
         let half = Tensor::from_f64(DataType::Float16, vec![1], &[1.5]).unwrap().to_proto("w");
+        let sparse = SparseTensorProto {
+            values: Some(TensorProto { name: Some("s".into()), ..half.clone() }),
+            indices: Some(Tensor::from_i64(vec![1], vec![0]).to_proto("")),
+            dims: vec![1],
+        };
         let add = NodeProto {
             op_type: Some("Add".into()),
-            input: vec!["x".into(), "w".into()],
+            input: vec!["a".into(), "s".into()],
             output: vec!["y".into()],
             ..Default::default()
         };
+        let first = NodeProto { input: vec!["x".into(), "w".into()], output: vec!["a".into()], ..add.clone() };
         let mut model = Model::from_proto(ModelProto {
             opset_import: vec![OperatorSetIdProto { domain: None, version: Some(13) }],
             graph: Some(GraphProto {
-                node: vec![add],
+                node: vec![first, add],
                 initializer: vec![half],
+                sparse_initializer: vec![sparse],
                 input: vec![value("x", DataType::Float16)],
                 output: vec![value("y", DataType::Float16)],
                 ..Default::default()
@@ -187,9 +221,13 @@ mod tests {
         assert!(widen(&mut model).unwrap());
         model.graph.check().unwrap();
         let ops: Vec<_> = model.graph.nodes().map(|(_, n)| n.op_type().to_owned()).collect();
-        assert_eq!(ops, ["Cast", "Add", "Cast"]);
+        assert_eq!(ops, ["Cast", "Add", "Add", "Cast"]);
         assert_eq!(model.graph.stated_dtype("x"), Some(DataType::Float16));
-        assert_eq!(model.graph.constant("w").unwrap().unwrap().f32s().unwrap()[..], [1.5]);
+        for name in ["w", "s"] {
+            let t = model.graph.constant(name).unwrap().unwrap();
+            assert_eq!((t.dtype(), &t.f32s().unwrap()[..]), (DataType::Float, &[1.5][..]));
+        }
+        assert_eq!(model.graph.sparse_initializers().count(), 1);
         assert!(!widen(&mut model).unwrap());
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 use prost::{DecodeError, Message};
 
-use super::{GraphProto, ModelProto, NodeProto, TensorProto};
+use super::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 
 /// Bytes up to this many are copied into their surroundings; more are shared.
 const SHARED: usize = 4096;
@@ -250,6 +250,15 @@ impl Encode for TensorProto {
     }
 }
 
+/// As prost writes it, without copying the raw data.
+impl Encode for SparseTensorProto {
+    fn encode_into(&self, pieces: &mut Pieces) {
+        self.values.iter().for_each(|t| pieces.field(1, t));
+        self.indices.iter().for_each(|t| pieces.field(2, t));
+        pieces.message(&SparseTensorProto { dims: self.dims.clone(), ..Default::default() });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +278,10 @@ mod tests {
             t.encode_into(&mut pieces);
             assert_eq!(pieces.len(), t.encoded_len());
             assert_eq!(whole(pieces), t.encode_to_vec());
+            let sparse = SparseTensorProto { values: Some(t.clone()), indices: Some(t), dims: vec![7, n as i64] };
+            let mut pieces = Pieces::default();
+            sparse.encode_into(&mut pieces);
+            assert_eq!(whole(pieces), sparse.encode_to_vec());
         }
     }
 

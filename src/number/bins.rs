@@ -6,7 +6,7 @@ use multiversion::multiversion;
 pub const BINS: usize = 2048;
 
 /// Numbers that are looked at together. The order in which sums run depends on it, and on nothing else.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 /// Tables that neighbouring numbers are counted in, so that a run of equal ones does not wait for one counter.
 const TABLES: usize = 4;

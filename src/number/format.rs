@@ -1,8 +1,16 @@
 //! The number formats, as a table.
 
-/// The integer type whose bytes hold the codes of a format.
+/// The integer type that holds the codes of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
+    /// Signed, 2 bits, four codes a byte.
+    I2,
+    /// Unsigned, 2 bits, four codes a byte.
+    U2,
+    /// Signed, 4 bits, two codes a byte.
+    I4,
+    /// Unsigned, 4 bits, two codes a byte.
+    U4,
     /// Signed, 8 bits.
     I8,
     /// Unsigned, 8 bits.
@@ -16,12 +24,14 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// Bytes a code takes.
-    pub fn bytes(self) -> usize {
+    /// Bits a code takes.
+    pub fn bits(self) -> u32 {
         match self {
-            Storage::I8 | Storage::U8 => 1,
-            Storage::I16 | Storage::U16 => 2,
-            Storage::I32 => 4,
+            Storage::I2 | Storage::U2 => 2,
+            Storage::I4 | Storage::U4 => 4,
+            Storage::I8 | Storage::U8 => 8,
+            Storage::I16 | Storage::U16 => 16,
+            Storage::I32 => 32,
         }
     }
 }
@@ -44,6 +54,14 @@ pub struct Format {
 }
 
 impl Format {
+    /// Signed 2 bits.
+    pub const INT2: Format = Format { name: "int2", bits: 2, min: -2, max: 1, storage: Storage::I2, opset: 25 };
+    /// Unsigned 2 bits.
+    pub const UINT2: Format = Format { name: "uint2", bits: 2, min: 0, max: 3, storage: Storage::U2, opset: 25 };
+    /// Signed 4 bits.
+    pub const INT4: Format = Format { name: "int4", bits: 4, min: -8, max: 7, storage: Storage::I4, opset: 21 };
+    /// Unsigned 4 bits.
+    pub const UINT4: Format = Format { name: "uint4", bits: 4, min: 0, max: 15, storage: Storage::U4, opset: 21 };
     /// Signed 8 bits.
     pub const INT8: Format = Format { name: "int8", bits: 8, min: -128, max: 127, storage: Storage::I8, opset: 10 };
     /// Unsigned 8 bits.
@@ -59,7 +77,17 @@ impl Format {
         Format { name: "int32", bits: 32, min: i32::MIN, max: i32::MAX, storage: Storage::I32, opset: 10 };
 
     /// Every format, in the order they are listed to users.
-    pub const ALL: [Format; 5] = [Format::INT8, Format::UINT8, Format::INT16, Format::UINT16, Format::INT32];
+    pub const ALL: [Format; 9] = [
+        Format::INT2,
+        Format::UINT2,
+        Format::INT4,
+        Format::UINT4,
+        Format::INT8,
+        Format::UINT8,
+        Format::INT16,
+        Format::UINT16,
+        Format::INT32,
+    ];
 
     /// The format of that name.
     pub fn by_name(name: &str) -> Option<Format> {
@@ -69,6 +97,10 @@ impl Format {
     /// The format whose codes are stored as `storage` in full width.
     pub fn by_storage(storage: Storage) -> Format {
         match storage {
+            Storage::I2 => Format::INT2,
+            Storage::U2 => Format::UINT2,
+            Storage::I4 => Format::INT4,
+            Storage::U4 => Format::UINT4,
             Storage::I8 => Format::INT8,
             Storage::U8 => Format::UINT8,
             Storage::I16 => Format::INT16,

@@ -4,8 +4,8 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Format, QuantParams, Range, Scheme, Storage};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Format, Granularity, QuantParams, Range, Scheme, Storage, pack_bits, unpack_bits};
+use crate::error::{Error, ErrorKind, Result, listed};
 
 /// So many numbers are worth a thread. Where sums are made in parts, this is what a part is, whatever the number of threads.
 pub(super) const PART: usize = 1 << 18;
@@ -24,7 +24,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The grid of channel `c`.
+    /// The grid of channel or block `c`.
     pub fn of(params: &QuantParams, c: usize) -> Grid {
         let (scale, zero) = params.channel(c);
         Grid { scale, zero, lowest: params.lowest(), highest: params.format().max }
@@ -53,10 +53,13 @@ impl Grid {
 ///
 /// Errors when the parameters' axis does not fit the shape.
 pub fn quantize(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<i32>> {
-    let mut codes = Vec::with_capacity(x.len());
-    each_run(x.len(), shape, params, |span, grids| match grids {
-        [grid] => codes.extend(x[span].iter().map(|&x| grid.code(x))),
-        grids => codes.extend(x[span].iter().zip(grids).map(|(&x, grid)| grid.code(x))),
+    let mut codes = vec![0; x.len()];
+    each_run(x.len(), shape, params, |span, grids| {
+        let pairs = codes[span.clone()].iter_mut().zip(&x[span]);
+        match grids {
+            [grid] => pairs.for_each(|(q, &x)| *q = grid.code(x)),
+            grids => pairs.zip(grids).for_each(|((q, &x), grid)| *q = grid.code(x)),
+        }
     })?;
     Ok(codes)
 }
@@ -65,12 +68,41 @@ pub fn quantize(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<
 ///
 /// Errors when the parameters' axis does not fit the shape.
 pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Result<Vec<f32>> {
-    let mut x = Vec::with_capacity(codes.len());
-    each_run(codes.len(), shape, params, |span, grids| match grids {
-        [grid] => x.extend(codes[span].iter().map(|&q| grid.real(q))),
-        grids => x.extend(codes[span].iter().zip(grids).map(|(&q, grid)| grid.real(q))),
+    let mut x = vec![0.0; codes.len()];
+    each_run(codes.len(), shape, params, |span, grids| {
+        let pairs = x[span.clone()].iter_mut().zip(&codes[span]);
+        match grids {
+            [grid] => pairs.for_each(|(x, &q)| *x = grid.real(q)),
+            grids => pairs.zip(grids).for_each(|((x, &q), grid)| *x = grid.real(q)),
+        }
     })?;
     Ok(x)
+}
+
+/// What DequantizeLinear makes of numbers that are codes, in place: `real = (code - zero point) * scale`.
+///
+/// Takes the scales that a file holds, which may be zero or negative as [`QuantParams`] may not, and codes of any type:
+/// integers as floats, or the numbers that floating-point codes stand for.
+/// Errors when the numbers do not fill the shape, or scales and zero points do not fit it or each other.
+pub fn rescale(
+    x: &mut [f32],
+    shape: &[usize],
+    granularity: Granularity,
+    scales: &[f32],
+    zero_points: &[f32],
+) -> Result<()> {
+    fits(x.len(), shape, granularity, scales.len())?;
+    if zero_points.len() != scales.len() {
+        let what = format!("{} scales but {} zero points", scales.len(), zero_points.len());
+        return Err(Error::new(ErrorKind::InvalidModel, what));
+    }
+    granularity.each_run(shape, |span, groups| match (&scales[groups.clone()], &zero_points[groups]) {
+        (&[scale], &[zero]) => x[span].iter_mut().for_each(|x| *x = (*x - zero) * scale),
+        (scales, zeros) => {
+            let params = scales.iter().zip(zeros);
+            x[span].iter_mut().zip(params).for_each(|(x, (&scale, &zero))| *x = (*x - zero) * scale);
+        }
+    })
 }
 
 /// Quantizes and dequantizes in place: what a Q/DQ pair does to `x`.
@@ -86,32 +118,29 @@ pub fn fake_quantize(x: &mut [f32], shape: &[usize], params: &QuantParams) -> Re
     })
 }
 
-/// A shape that so many numbers fill, as the sizes before, along and behind the axis of the parameters.
-fn fitting(len: usize, shape: &[usize], params: &QuantParams) -> Result<(usize, usize, usize)> {
-    let (outer, channels, inner) = params.split(shape)?;
-    if outer * channels * inner != len {
-        return Err(Error::new(ErrorKind::InvalidModel, format!("{len} numbers do not fill the shape {shape:?}")));
-    }
-    Ok((outer, channels, inner))
-}
-
-/// Visits a tensor in runs of neighbouring numbers: those that share one grid, or, where channels lie on the last axis,
-/// rows with a grid for each number.
+/// Visits a tensor in runs of neighbouring numbers: those that share one grid, or rows with a grid for each number.
 fn each_run(
     len: usize,
     shape: &[usize],
     params: &QuantParams,
     mut visit: impl FnMut(std::ops::Range<usize>, &[Grid]),
 ) -> Result<()> {
-    let (outer, channels, inner) = fitting(len, shape, params)?;
-    let grids: Vec<Grid> = (0..channels).map(|c| Grid::of(params, c)).collect();
-    if inner == 1 && channels > 0 {
-        (0..outer).for_each(|row| visit(row * channels..(row + 1) * channels, &grids));
-        return Ok(());
+    fits(len, shape, params.granularity(), params.scales().len())?;
+    let grids: Vec<Grid> = (0..params.scales().len()).map(|c| Grid::of(params, c)).collect();
+    params.granularity().each_run(shape, |span, groups| visit(span, &grids[groups]))
+}
+
+/// Checks that so many numbers fill the shape, and that it has so many groups.
+fn fits(len: usize, shape: &[usize], granularity: Granularity, scales: usize) -> Result<()> {
+    let wrong = |what: String| Err(Error::new(ErrorKind::InvalidModel, what));
+    let elements = if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) };
+    if elements != Some(len) {
+        return wrong(format!("{len} numbers do not fill the shape {}", listed(shape)));
     }
-    for slice in 0..outer * channels {
-        let c = slice % channels;
-        visit(slice * inner..(slice + 1) * inner, &grids[c..=c]);
+    let groups = granularity.groups(shape)?;
+    if groups != scales {
+        let along = granularity.axis().map_or(String::new(), |axis| format!(" along axis {axis}"));
+        return wrong(format!("{scales} scales{along} do not fit the shape {}, which takes {groups}", listed(shape)));
     }
     Ok(())
 }
@@ -132,8 +161,24 @@ fn snap(x: &mut [f32], scale: f32, low: f32, high: f32) {
 ///
 /// Errors when the parameters' axis does not fit the shape.
 pub fn rounding_loss(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<(f64, f64)> {
-    let (_, channels, inner) = fitting(x.len(), shape, params)?;
-    let steps: Vec<Steps> = (0..channels).map(|c| Steps::of(&Grid::of(params, c))).collect();
+    fits(x.len(), shape, params.granularity(), params.scales().len())?;
+    let steps: Vec<Steps> = (0..params.scales().len()).map(|c| Steps::of(&Grid::of(params, c))).collect();
+    let (channels, inner) = match params.granularity() {
+        _ if x.is_empty() => return Ok((0.0, 0.0)),
+        Granularity::Tensor => (1, x.len()),
+        Granularity::Channel { axis } => (shape[axis], shape[axis + 1..].iter().product::<usize>()),
+        Granularity::Block { .. } => {
+            let mut sums = (0.0, 0.0);
+            params.granularity().each_run(shape, |span, groups| {
+                let (signal, noise) = match &steps[groups] {
+                    &[step] => loss(&x[span], step),
+                    steps => loss_of_row(&x[span], steps),
+                };
+                sums = (sums.0 + signal, sums.1 + noise);
+            })?;
+            return Ok(sums);
+        }
+    };
     let side_by_side = inner == 1 && channels > 1;
     // Rows of numbers with one grid, or with all of them side by side.
     let row = if channels == 1 { PART } else { inner.max(if side_by_side { channels } else { 1 }) };
@@ -165,28 +210,24 @@ impl Steps {
     }
 }
 
-/// Sums that run side by side, so that they can be vectorised: the same ones on every machine.
+/// Sums that run side by side, so that they can be vectorised: the same ones on every machine. So many that the compiler
+/// keeps the loop over them, which it vectorises, and does not take it apart into single numbers, which it pairs badly.
 struct Sums {
     signal: [f64; Sums::LANES],
     noise: [f64; Sums::LANES],
 }
 
 impl Sums {
-    const LANES: usize = 16;
+    const LANES: usize = 32;
     const ZERO: Sums = Sums { signal: [0.0; Sums::LANES], noise: [0.0; Sums::LANES] };
 
     /// Adds numbers, and what rounding each to its grid takes from it.
     #[inline(always)]
     fn add(&mut self, x: &[f32; Sums::LANES], to: impl Fn(usize) -> Steps) {
-        let mut error = [0f32; Sums::LANES];
         for i in 0..Sums::LANES {
-            error[i] = error_of(x[i], to(i));
-        }
-        for (sum, &x) in self.signal.iter_mut().zip(x) {
-            *sum += f64::from(x) * f64::from(x);
-        }
-        for (sum, &e) in self.noise.iter_mut().zip(&error) {
-            *sum += f64::from(e) * f64::from(e);
+            let (error, x) = (f64::from(error_of(x[i], to(i))), f64::from(x[i]));
+            self.signal[i] += x * x;
+            self.noise[i] += error * error;
         }
     }
 
@@ -352,23 +393,32 @@ fn scan(x: &[f32]) -> (f32, f32, f32) {
     )
 }
 
-/// The bytes of codes in the storage of their format, little endian.
+/// The bytes of codes in the storage of their format, little endian, packed where they are narrower than a byte.
 pub fn pack(format: Format, codes: &[i32]) -> Vec<u8> {
     match format.storage {
+        Storage::I2 | Storage::U2 | Storage::I4 | Storage::U4 => {
+            pack_bits(format.storage.bits(), codes.iter().map(|&q| q as u8))
+        }
         Storage::I8 | Storage::U8 => codes.iter().map(|&q| q as u8).collect(),
         Storage::I16 | Storage::U16 => codes.iter().flat_map(|&q| (q as u16).to_le_bytes()).collect(),
         Storage::I32 => codes.iter().flat_map(|&q| q.to_le_bytes()).collect(),
     }
 }
 
-/// The codes in bytes of this storage, little endian.
-pub fn unpack(storage: Storage, bytes: &[u8]) -> Vec<i32> {
+/// The first `count` codes in bytes of this storage, little endian; fewer where the bytes end before.
+pub fn unpack(storage: Storage, bytes: &[u8], count: usize) -> Vec<i32> {
+    let packed = || unpack_bits(storage.bits(), bytes, count).into_iter();
+    // Shifts the sign of a narrow code to that of a byte and back.
+    let signed = |spare: u32| packed().map(move |b| i32::from((b << spare) as i8 >> spare));
     match storage {
-        Storage::I8 => bytes.iter().map(|&b| i32::from(b as i8)).collect(),
-        Storage::U8 => bytes.iter().map(|&b| i32::from(b)).collect(),
-        Storage::I16 => bytes.as_chunks().0.iter().map(|&b| i32::from(i16::from_le_bytes(b))).collect(),
-        Storage::U16 => bytes.as_chunks().0.iter().map(|&b| i32::from(u16::from_le_bytes(b))).collect(),
-        Storage::I32 => bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b)).collect(),
+        Storage::I2 => signed(6).collect(),
+        Storage::I4 => signed(4).collect(),
+        Storage::U2 | Storage::U4 => packed().map(i32::from).collect(),
+        Storage::I8 => bytes.iter().take(count).map(|&b| i32::from(b as i8)).collect(),
+        Storage::U8 => bytes.iter().take(count).map(|&b| i32::from(b)).collect(),
+        Storage::I16 => bytes.as_chunks().0.iter().take(count).map(|&b| i32::from(i16::from_le_bytes(b))).collect(),
+        Storage::U16 => bytes.as_chunks().0.iter().take(count).map(|&b| i32::from(u16::from_le_bytes(b))).collect(),
+        Storage::I32 => bytes.as_chunks().0.iter().take(count).map(|&b| i32::from_le_bytes(b)).collect(),
     }
 }
 
@@ -404,11 +454,51 @@ mod tests {
     #[test]
     fn bytes_hold_every_code() {
         for format in Format::ALL {
-            let codes = [format.min, format.max, format.middle(), 1];
-            let bytes = pack(format, &codes);
-            assert_eq!(bytes.len(), 4 * format.storage.bytes());
-            assert_eq!(unpack(format.storage, &bytes), codes);
+            let codes = [format.min, format.max, format.middle(), 1, 0];
+            for codes in (0..=codes.len()).map(|n| &codes[..n]) {
+                let bytes = pack(format, codes);
+                assert_eq!(bytes.len(), (codes.len() * format.storage.bits() as usize).div_ceil(8));
+                assert_eq!(unpack(format.storage, &bytes, codes.len()), codes);
+            }
         }
+    }
+
+    #[test]
+    fn blocks_take_their_own_scale() {
+        let granularity = Granularity::Block { axis: 0, size: 2 };
+        let scheme = crate::number::Scheme { format: Format::INT4, symmetric: true, narrow: false, granularity };
+        let range = |m: f32| crate::number::Range::new(-m, m).unwrap();
+        let p = QuantParams::from_ranges(&scheme, &[range(7.0), range(14.0), range(0.7), range(1.4)]).unwrap();
+        let (x, shape) = ([7.0, 14.0, -1.0, -2.0, 0.1, 0.2], [3, 2]);
+        let codes = quantize(&x, &shape, &p).unwrap();
+        assert_eq!(codes, [7, 7, -1, -1, 1, 1]);
+        let mut fake = x;
+        fake_quantize(&mut fake, &shape, &p).unwrap();
+        assert_eq!(fake, dequantize(&codes, &shape, &p).unwrap()[..]);
+        for granularity in [granularity, Granularity::Block { axis: 1, size: 2 }] {
+            let ranges = vec![range(11.0); granularity.groups(&shape).unwrap()];
+            let p = QuantParams::from_ranges(&crate::number::Scheme { granularity, ..scheme }, &ranges).unwrap();
+            let mut fake = x;
+            fake_quantize(&mut fake, &shape, &p).unwrap();
+            let sum = |f: &dyn Fn(f32, f32) -> f32| x.iter().zip(fake).map(|(&x, y)| f64::from(f(x, y).powi(2))).sum();
+            let (signal, noise): (f64, f64) = (sum(&|x, _| x), sum(&|x, y| x - y));
+            let got = rounding_loss(&x, &shape, &p).unwrap();
+            assert!((got.0 - signal).abs() < 1e-4 && noise > 0.0 && (got.1 - noise).abs() < 1e-4 * noise, "{got:?}");
+        }
+        assert!(quantize(&x, &[2, 3], &p).unwrap_err().to_string().contains("4 scales along axis 0"));
+    }
+
+    #[test]
+    fn scales_of_files_need_not_be_positive() {
+        let mut x = [-8.0, 7.0, 1.0, 2.0];
+        rescale(&mut x, &[2, 2], Granularity::Channel { axis: 0 }, &[-0.5, 0.0], &[-1.0; 2]).unwrap();
+        assert_eq!(x, [3.5, -4.0, 0.0, 0.0]);
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        rescale(&mut x, &[2, 2], Granularity::Channel { axis: 1 }, &[1.0, 2.0], &[0.0, 1.0]).unwrap();
+        assert_eq!(x, [1.0, 2.0, 3.0, 6.0]);
+        assert!(rescale(&mut x, &[2, 2], Granularity::Tensor, &[1.0, 2.0], &[0.0]).is_err());
+        assert!(rescale(&mut x, &[4], Granularity::Channel { axis: 0 }, &[1.0; 4], &[0.0; 2]).is_err());
+        assert!(rescale(&mut x, &[5], Granularity::Tensor, &[1.0], &[0.0]).is_err());
     }
 
     #[test]
@@ -436,7 +526,7 @@ mod tests {
         #[test]
         fn fake_quantize_is_dequantize_of_quantize(
             x in proptest::collection::vec(-1e4f32..1e4, 1..200),
-            scale in 1e-4f32..100.0, zero in 0i32..256, f in 0usize..5,
+            scale in 1e-4f32..100.0, zero in 0i32..256, f in 0..Format::ALL.len(),
         ) {
             let format = Format::ALL[f];
             let p = QuantParams::per_tensor(format, scale, zero.clamp(format.min, format.max)).unwrap();

@@ -79,8 +79,9 @@ impl Drift {
     }
 }
 
-/// Sums that run side by side, so that they can be vectorised: the same ones on every machine.
-const LANES: usize = 16;
+/// Sums that run side by side, so that they can be vectorised: the same ones on every machine. So many that the compiler
+/// keeps the loop over them, which it vectorises, and does not take it apart into single numbers, which it pairs badly.
+const LANES: usize = 32;
 
 #[multiversion(targets = "simd")]
 fn sum(x: &[f32]) -> f64 {
@@ -101,13 +102,12 @@ fn powers(x: &[f32], mean: f64) -> (f64, f64) {
     let (mut second, mut fourth) = ([0f64; LANES], [0f64; LANES]);
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        let mut square = [0f64; LANES];
         for i in 0..LANES {
             let d = f64::from(chunk[i]) - mean;
-            square[i] = d * d;
+            let square = d * d;
+            second[i] += square;
+            fourth[i] += square * square;
         }
-        second.iter_mut().zip(&square).for_each(|(sum, s)| *sum += s);
-        fourth.iter_mut().zip(&square).for_each(|(sum, s)| *sum += s * s);
     }
     for (i, &x) in rest.iter().enumerate() {
         let square = (f64::from(x) - mean).powi(2);

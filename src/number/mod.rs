@@ -1,8 +1,11 @@
 //! Number formats, quantization parameters and the kernels on slices. Nothing here knows ONNX.
 //!
 //! - [`Format`]: bits, code range, storage, minimum opset, as data;
+//! - [`Minifloat`]: the floating-point formats of at most 8 bits, as data;
 //! - [`Range`], [`Scheme`], [`QuantParams`]: from a range of reals to scale and zero point;
+//! - [`Granularity`]: which numbers share them;
 //! - [`quantize`], [`dequantize`], [`fake_quantize`]: the specification's arithmetic;
+//! - [`pack`], [`unpack`], [`pack_bits`], [`unpack_bits`]: codes as bytes;
 //! - [`survey`], [`Tally`]: what histograms ask of a slice;
 //! - [`ExactSum`]: sums that merge without rounding;
 //! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread;
@@ -12,9 +15,12 @@ mod bins;
 mod channels;
 mod exact_sum;
 mod format;
+mod granularity;
 mod kernel;
 mod metric;
+mod minifloat;
 mod normal;
+mod packed;
 mod params;
 mod range;
 
@@ -22,10 +28,14 @@ pub use bins::{BINS, Survey, Tally, survey};
 pub use channels::each_channel;
 pub use exact_sum::ExactSum;
 pub use format::{Format, Storage};
+pub use granularity::Granularity;
 pub use kernel::{
-    Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, power_sums, quantize, rounding_loss, unpack,
+    Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, power_sums, quantize, rescale, rounding_loss,
+    unpack,
 };
 pub use metric::{Drift, Moments, decibels};
+pub use minifloat::{Minifloat, Specials};
 pub use normal::Normal;
-pub use params::{Granularity, QuantParams, Scheme};
+pub use packed::{pack_bits, packed_len, unpack_bits};
+pub use params::{QuantParams, Scheme};
 pub use range::Range;

@@ -1,19 +1,7 @@
 //! Scale and zero point: [`Scheme`] says of what kind, [`QuantParams`] holds them.
 
-use super::{Format, Range};
+use super::{Format, Granularity, Range};
 use crate::error::{Error, ErrorKind, Result};
-
-/// Which values share a scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Granularity {
-    /// One scale for the tensor.
-    Tensor,
-    /// One scale for each index along the axis.
-    Channel {
-        /// The axis, counted from the front.
-        axis: usize,
-    },
-}
 
 /// How a tensor is to be quantized, before its range is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +24,12 @@ impl Scheme {
     /// Inference", CVPR 2018, section 3). Symmetric: `scale = max(|min|, |max|) / (qmax - middle)`.
     /// An empty range `[0, 0]` gets scale 1.
     pub fn fit(&self, range: Range) -> (f32, i32) {
+        self.fit_stored(range, |scale| scale)
+    }
+
+    /// As [`Scheme::fit`], with a scale that `stored` can hold: of a positive number it gives the next one that is not
+    /// smaller, so that the range stays covered.
+    pub fn fit_stored(&self, range: Range, stored: impl Fn(f32) -> f32) -> (f32, i32) {
         let (qmin, qmax) = (f64::from(self.format.min), f64::from(self.format.max));
         if range.magnitude() == 0.0 {
             return (
@@ -46,10 +40,10 @@ impl Scheme {
         if self.symmetric {
             let middle = self.format.middle();
             let scale = f64::from(range.magnitude()) / (qmax - f64::from(middle));
-            return (positive(scale), middle);
+            return (stored(positive(scale)), middle);
         }
         let (min, max) = (f64::from(range.min()), f64::from(range.max()));
-        let scale = positive((max - min) / (qmax - qmin));
+        let scale = stored(positive((max - min) / (qmax - qmin)));
         let zero_point = (qmin - min / f64::from(scale)).round_ties_even().clamp(qmin, qmax);
         (scale, zero_point as i32)
     }
@@ -78,12 +72,12 @@ fn positive(scale: f64) -> f32 {
 /// The parameters of `real = (code - zero point) * scale`.
 ///
 /// Scales are positive and finite, zero points lie inside the format (so zero is exactly representable), and
-/// their numbers agree: one of each, or one of each a channel along [`QuantParams::axis`].
+/// their numbers agree: one of each for every group of the [`Granularity`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantParams {
     format: Format,
     lowest: i32,
-    axis: Option<usize>,
+    granularity: Granularity,
     scales: Vec<f32>,
     zero_points: Vec<i32>,
 }
@@ -91,27 +85,29 @@ pub struct QuantParams {
 impl QuantParams {
     /// Parameters with one scale and zero point for the whole tensor.
     pub fn per_tensor(format: Format, scale: f32, zero_point: i32) -> Result<Self> {
-        Self::checked(format, None, vec![scale], vec![zero_point])
+        Self::checked(format, Granularity::Tensor, vec![scale], vec![zero_point])
     }
 
     /// Parameters with one scale and zero point for each index along `axis`.
     pub fn per_channel(format: Format, axis: usize, scales: Vec<f32>, zero_points: Vec<i32>) -> Result<Self> {
-        Self::checked(format, Some(axis), scales, zero_points)
+        Self::checked(format, Granularity::Channel { axis }, scales, zero_points)
     }
 
-    /// Parameters that cover the ranges: one range a channel, or one for the tensor.
+    /// Parameters that cover the ranges: one for each group of the scheme's granularity.
     pub fn from_ranges(scheme: &Scheme, ranges: &[Range]) -> Result<Self> {
-        let (scales, zero_points) = ranges.iter().map(|&r| scheme.fit(r)).unzip();
-        let axis = match scheme.granularity {
-            Granularity::Tensor => None,
-            Granularity::Channel { axis } => Some(axis),
-        };
-        Ok(QuantParams { lowest: scheme.lowest(), ..Self::checked(scheme.format, axis, scales, zero_points)? })
+        Self::from_ranges_stored(scheme, ranges, |scale| scale)
     }
 
-    fn checked(format: Format, axis: Option<usize>, scales: Vec<f32>, zero_points: Vec<i32>) -> Result<Self> {
+    /// As [`QuantParams::from_ranges`], with scales that `stored` can hold ([`Scheme::fit_stored`]).
+    pub fn from_ranges_stored(scheme: &Scheme, ranges: &[Range], stored: impl Fn(f32) -> f32) -> Result<Self> {
+        let (scales, zero_points) = ranges.iter().map(|&r| scheme.fit_stored(r, &stored)).unzip();
+        let params = Self::checked(scheme.format, scheme.granularity, scales, zero_points)?;
+        Ok(QuantParams { lowest: scheme.lowest(), ..params })
+    }
+
+    fn checked(format: Format, granularity: Granularity, scales: Vec<f32>, zero_points: Vec<i32>) -> Result<Self> {
         let wrong = |what: String| Err(Error::new(ErrorKind::InvalidModel, what));
-        if scales.len() != zero_points.len() || (axis.is_none() && scales.len() != 1) {
+        if scales.len() != zero_points.len() || (granularity == Granularity::Tensor && scales.len() != 1) {
             return wrong(format!("{} scales but {} zero points", scales.len(), zero_points.len()));
         }
         if let Some(s) = scales.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
@@ -120,7 +116,7 @@ impl QuantParams {
         if let Some(z) = zero_points.iter().find(|z| !(format.min..=format.max).contains(z)) {
             return wrong(format!("zero point {z} is outside {} ({} to {})", format.name, format.min, format.max));
         }
-        Ok(QuantParams { format, lowest: format.min, axis, scales, zero_points })
+        Ok(QuantParams { format, lowest: format.min, granularity, scales, zero_points })
     }
 
     /// The number format of the codes.
@@ -133,46 +129,37 @@ impl QuantParams {
         self.lowest
     }
 
-    /// The axis along which the parameters change, counted from the front; `None` for per-tensor.
-    pub fn axis(&self) -> Option<usize> {
-        self.axis
+    /// Which numbers share a scale.
+    pub fn granularity(&self) -> Granularity {
+        self.granularity
     }
 
-    /// The scales: one, or one a channel.
+    /// The axis along which the parameters change, counted from the front; `None` for per-tensor.
+    pub fn axis(&self) -> Option<usize> {
+        self.granularity.axis()
+    }
+
+    /// The scales: one for each group.
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
 
-    /// The zero points: one, or one a channel.
+    /// The zero points: one for each group.
     pub fn zero_points(&self) -> &[i32] {
         &self.zero_points
     }
 
-    /// The scale and zero point of channel `c`, whatever the granularity.
+    /// The scale and zero point of channel or block `c`, whatever the granularity.
     pub fn channel(&self, c: usize) -> (f32, i32) {
-        let c = if self.axis.is_some() { c } else { 0 };
+        let c = if self.granularity == Granularity::Tensor { 0 } else { c };
         (self.scales[c], self.zero_points[c])
     }
 
-    /// The smallest and largest real number that channel `c` can represent.
+    /// The smallest and largest real number that channel or block `c` can represent.
     pub fn reach(&self, c: usize) -> (f32, f32) {
         let (scale, zero) = self.channel(c);
         let real = |code: i32| ((i64::from(code) - i64::from(zero)) as f64 * f64::from(scale)) as f32;
         (real(self.lowest), real(self.format.max))
-    }
-
-    /// How many slices along which axis, as `(outer, channels, inner)`, a tensor of this shape falls into.
-    ///
-    /// Errors when the axis is outside the shape or the channel count differs.
-    pub fn split(&self, shape: &[usize]) -> Result<(usize, usize, usize)> {
-        let Some(axis) = self.axis else { return Ok((1, 1, shape.iter().product())) };
-        if shape.get(axis) != Some(&self.scales.len()) {
-            return Err(Error::new(
-                ErrorKind::InvalidModel,
-                format!("{} scales along axis {axis} do not fit the shape {shape:?}", self.scales.len()),
-            ));
-        }
-        Ok((shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product()))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::refusal::{Refusal, float_constant, held, no, settle};
 use super::{Context, Effect, Pass};
 use crate::calibrate::{Channels, Spread, Statistics};
-use crate::error::Result;
+use crate::error::{Result, listed};
 use crate::model::{At, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
 use crate::number::Normal;
 use crate::rule::ChannelIndex;
@@ -205,7 +205,7 @@ fn scaled(weight: &Tensor, layer: &NodeProto, affine: &Affine) -> Result<Tensor,
     let shape = weight.shape();
     let channels = affine.scale.len();
     let Some(index) = ChannelIndex::outputs(layer, shape).filter(|i| i.channels() == channels) else {
-        return no(format!("a weight of shape {shape:?} does not fit {channels} channels"));
+        return no(format!("a weight of shape {} does not fit {channels} channels", listed(shape)));
     };
     let mut x = weight.f64s()?;
     index.scale(&mut x, &affine.scale);
@@ -221,7 +221,7 @@ fn shifted(bias: Option<&Tensor>, factor: f64, weight: &Tensor, affine: &Affine)
     };
     let last = shape.last().copied().unwrap_or(1);
     if shape.len() > 2 || (last != 1 && last != channels) || x.is_empty() {
-        return no(format!("a bias of shape {shape:?} does not fit {channels} channels"));
+        return no(format!("a bias of shape {} does not fit {channels} channels", listed(&shape)));
     }
     let mut whole = shape;
     whole.pop();

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Context, Effect, Pass};
 use crate::error::Result;
-use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor, ValueInfoProto};
+use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor, ValueInfoProto, bits};
 use crate::proto::{GraphProto, ModelProto, TypeProto, type_proto};
 use crate::sample::Sample;
 
@@ -155,7 +155,13 @@ fn constant_nodes(graph: &Graph) -> Vec<NodeId> {
         let plain = matches!(node.domain(), "" | "ai.onnx")
             && FOLDED.contains(&node.op_type())
             && node.input.iter().any(|n| !n.is_empty());
-        let known = |n: &String| n.is_empty() || constant.contains(n.as_str()) || graph.initializer(n).is_some();
+        // Engines hold codes below 8 bits in wider types, and would give back those: only Cast leaves them behind.
+        let held = |n: &str| match graph.stated_dtype(n).and_then(bits) {
+            Some(bits) if bits < 8 => node.is("Cast"),
+            _ => true,
+        };
+        let known =
+            |n: &String| n.is_empty() || constant.contains(n.as_str()) || (graph.initializer(n).is_some() && held(n));
         if plain && node.input.iter().all(known) {
             constant.extend(node.output.iter().map(String::as_str));
             found.push(id);
@@ -299,10 +305,12 @@ fn alone(model: &Model) -> Result<Option<Cow<'_, Model>>> {
     }
     let read: BTreeSet<&str> = open.iter().flat_map(|n| &n.input).map(String::as_str).collect();
     let own = graph.outputs().iter().map(|v| v.name());
+    let constants: BTreeSet<&str> = read.into_iter().chain(own).collect();
     let part = GraphProto {
         input: inputs,
         output: graph.outputs().to_vec(),
-        initializer: read.into_iter().chain(own).filter_map(|n| graph.initializer(n).cloned()).collect(),
+        initializer: constants.iter().filter_map(|n| graph.initializer(n).cloned()).collect(),
+        sparse_initializer: constants.iter().filter_map(|n| graph.sparse_initializer(n).cloned()).collect(),
         node: open.into_iter().cloned().collect(),
         ..Default::default()
     };

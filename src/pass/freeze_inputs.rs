@@ -25,7 +25,7 @@ impl Pass for FreezeInputs {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        cx.changed += model.graph.drop_inputs(|graph, name| !name.is_empty() && graph.initializer(name).is_some());
+        cx.changed += model.graph.drop_inputs(|graph, name| !name.is_empty() && graph.is_constant(name));
         if cx.changed > 0 {
             model.allow_constants();
         }

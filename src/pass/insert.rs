@@ -7,10 +7,10 @@ use rayon::prelude::*;
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{
-    At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, TensorProto, Use, attribute, of_format,
-    release,
+    At, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, TensorProto, Use, attribute,
+    of_format, release,
 };
-use crate::number::{QuantParams, pack};
+use crate::number::{Granularity, QuantParams, pack};
 use crate::plan::{ConstantDecision, Plan, ValueDecision, Verdict};
 use crate::round;
 
@@ -96,10 +96,20 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
 /// The names of a scale and a zero point.
 type ParamNames = (String, String);
 
-/// Adds scale and zero point: rank 0 for a whole tensor, rank 1 along an axis.
+/// Adds scale and zero point of a value: rank 0 for a whole tensor, rank 1 along an axis. The scale has the type of the
+/// value where that is a constant; everything else is float32 once prepared.
 fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<ParamNames> {
+    if let Granularity::Block { .. } = params.granularity() {
+        return Err(Error::new(ErrorKind::Unsupported, "scales a block cannot be written yet").at(format!("`{base}`")));
+    }
     let shape = || if params.axis().is_some() { vec![params.scales().len()] } else { vec![] };
-    let scale = Tensor::from_f32(shape(), params.scales().to_vec());
+    let dtype = graph.stated_dtype(base).filter(|_| graph.is_constant(base)).unwrap_or(DataType::Float);
+    let scale = match dtype {
+        DataType::Float16 | DataType::Bfloat16 => {
+            Tensor::from_f64(dtype, shape(), &params.scales().iter().map(|&s| s.into()).collect::<Vec<f64>>())?
+        }
+        _ => Tensor::from_f32(shape(), params.scales().to_vec()),
+    };
     let zero = pack(params.format(), params.zero_points());
     let zero = Tensor::new(of_format(params.format()), shape(), zero.into())?;
     let scale = graph.add_constant_beside(base, &format!("{base}_scale"), &scale);

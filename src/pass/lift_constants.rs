@@ -3,13 +3,18 @@
 use super::refusal::{Refusal, no, settle};
 use super::{Context, Effect, Pass};
 use crate::error::Result;
-use crate::model::{DataType, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, TensorProto};
+use crate::model::{DataType, Graph, Model, NodeExt, NodeId, NodeProto, SparseHead, Tensor, TensorProto, raw_len};
+
+/// Bytes that a sparse constant may take in dense form whatever it takes now.
+const LARGE: usize = 1 << 16;
 
 /// Makes an initializer of every Constant node.
 ///
 /// - **Does**: replaces Constant (`value`, `value_float(s)`, `value_int(s)`) by an initializer of the name of its
-///   output, and states IR version 4 where the model's is lower.
-/// - **Skips when** the constant holds strings or is sparse, and when its output is a graph output.
+///   output, and states IR version 4 where the model's is lower. A sparse constant becomes a dense initializer where that
+///   takes no more bytes, or at most 64 KiB.
+/// - **Skips when** the constant holds strings, when it is sparse and larger in dense form, and when its output is a
+///   graph output.
 /// - **Before**: `w = Constant() value=[..]`. **After**: initializer `w`.
 /// - **Source**: operator Constant-13; docs/IR.md of ONNX, "Graphs".
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +61,17 @@ fn lift(graph: &mut Graph, id: NodeId) -> Result<(), Refusal> {
 
 /// What the node holds, as an initializer.
 fn value(node: &NodeProto, name: &str) -> Result<TensorProto, Refusal> {
+    if let Some(sparse) = node.attribute("sparse_value").and_then(|a| a.sparse_tensor.as_ref()) {
+        let head = SparseHead::of(sparse)?;
+        let elements = head.shape.iter().product();
+        return match raw_len(head.dtype, elements) {
+            None => no("it holds strings"),
+            Some(dense) if dense > LARGE.max(head.bytes) => {
+                no(format!("it is sparse: its {} bytes would be {dense}", head.bytes))
+            }
+            Some(_) => Ok(Tensor::from_sparse(sparse)?.to_proto(name)),
+        };
+    }
     if let Some(tensor) = node.tensor("value") {
         if tensor.data_type() == DataType::String as i32 {
             return no("it holds strings");
@@ -72,7 +88,6 @@ fn value(node: &NodeProto, name: &str) -> Result<TensorProto, Refusal> {
         Tensor::from_i64(vec![x.len()], x.to_vec())
     } else {
         return no(match node.attribute.first().map(|a| a.name()) {
-            Some("sparse_value") => "it is sparse".to_owned(),
             Some("value_string" | "value_strings") => "it holds strings".to_owned(),
             Some(other) => format!("its attribute `{other}` is unknown"),
             None => "it has no value".to_owned(),
@@ -85,7 +100,7 @@ fn value(node: &NodeProto, name: &str) -> Result<TensorProto, Refusal> {
 mod tests {
     use super::super::sketch::{self, floats, graph, model, node, subgraph};
     use super::*;
-    use crate::model::attribute;
+    use crate::model::{AttributeProto, SparseTensorProto, attribute};
 
     #[test]
     fn every_form_of_number_is_lifted() {
@@ -107,13 +122,32 @@ mod tests {
         }
     }
 
+    /// One value of 3 at the place 4 of a square.
+    fn sparse(side: i64) -> AttributeProto {
+        let values = Some(floats("", &[1], &[3.0]));
+        let indices = Some(Tensor::from_i64(vec![1], vec![4]).to_proto(""));
+        let sparse_tensor = Some(SparseTensorProto { values, indices, dims: vec![side, side] });
+        AttributeProto { name: Some("sparse_value".into()), sparse_tensor, ..Default::default() }
+    }
+
+    #[test]
+    fn a_small_sparse_constant_is_lifted_dense() {
+        let nodes = vec![node("Constant", "", "c", &[sparse(3)]), node("Foo", "c", "y", &[])];
+        let mut m = model(12, graph("", nodes, vec![], "y"));
+        assert_eq!(sketch::run(&LiftConstants, &mut m).unwrap(), (1, vec![]));
+        let c = m.graph.constant("c").unwrap().unwrap();
+        assert_eq!((c.shape(), &c.f32s().unwrap()[3..6]), (&[3, 3][..], &[0.0, 3.0, 0.0][..]));
+        assert!(m.graph.sparse_initializers().next().is_none());
+    }
+
     #[test]
     fn what_is_no_number_or_is_a_graph_output_stays() {
         let strings = TensorProto { data_type: Some(DataType::String as i32), ..Default::default() };
         let cases = [
             (vec![attribute::string("value_string", "a")], "c", "strings"),
             (vec![attribute::tensor("value", strings)], "c", "strings"),
-            (vec![attribute::int("sparse_value", 0)], "c", "sparse"),
+            (vec![sparse(5000)], "c", "it is sparse: its 12 bytes would be 100000000"),
+            (vec![attribute::int("sparse_value", 0)], "c", "`sparse_value` is unknown"),
             (vec![], "c", "no value"),
             (vec![attribute::int("value_int", 1)], "y", "graph output"),
         ];

@@ -28,6 +28,9 @@ pub(super) fn float_constant(graph: &Graph, node: &NodeProto, slot: usize, what:
     if graph.is_input(name) {
         return no(format!("its {what} `{name}` is a graph input"));
     }
+    if graph.sparse_initializer(name).is_some() {
+        return no(format!("its {what} `{name}` is sparse"));
+    }
     let Some(tensor) = graph.constant(name)? else { return no(format!("its {what} `{name}` is not a constant")) };
     if !tensor.is_float() {
         return no(format!("its {what} `{name}` does not hold floats"));

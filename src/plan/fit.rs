@@ -266,6 +266,8 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
     match scheme.granularity {
         Granularity::Tensor => fit(&x)?,
         Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, fit)?,
+        // There are no ranges of blocks to start from.
+        Granularity::Block { .. } => {}
     }
     Ok(ranges)
 }
@@ -274,8 +276,12 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
 /// bias stays as fine as theirs.
 fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let x = tensor.f32s()?;
-    let Granularity::Channel { axis } = scheme.granularity else {
-        return Ok(vec![constant_range(tensor)?]);
+    let axis = match scheme.granularity {
+        Granularity::Tensor => return Ok(vec![constant_range(tensor)?]),
+        Granularity::Channel { axis } => axis,
+        Granularity::Block { .. } => {
+            return Err(Error::new(ErrorKind::Unsupported, "weights cannot be quantized in blocks yet"));
+        }
     };
     let mut extremes = vec![(0f32, 0f32); tensor.shape()[axis]];
     let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut extremes);

@@ -24,6 +24,7 @@ use present::Present;
 
 pub use policy::{Patterns, Policy};
 pub use steps::{Steps, Switch};
+pub use weights::opset_of_weights;
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -188,7 +189,7 @@ fn watched(graph: &Graph, all: &mut BTreeSet<String>) -> Result<()> {
         }
         let read = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
         let values = read.chain(node.output.iter().map(String::as_str));
-        names.extend(values.filter(|n| !n.is_empty() && graph.initializer(n).is_none()).map(str::to_owned));
+        names.extend(values.filter(|n| !n.is_empty() && !graph.is_constant(n)).map(str::to_owned));
     }
     all.extend(names.into_iter().filter(|n| bound_behind(graph, n).is_none()));
     for id in graph.bodies() {
@@ -207,12 +208,18 @@ fn bound_behind(graph: &Graph, value: &str) -> Option<NodeId> {
     (rule.role == Role::Bound).then_some(only.node)
 }
 
+/// The most ReLU and Clip in a row that are looked past.
+const MOST_BOUNDS: usize = 16;
+
 /// The value whose range stands for that of `value`: what comes out of the ReLU and Clip behind it, which nothing else
 /// reads it past. What they cut off is lost anyway.
 fn seen_as<'a>(graph: &'a Graph, value: &'a str) -> &'a str {
     let mut value = value;
-    while let Some(output) = bound_behind(graph, value).and_then(|id| graph.node(id)?.output_at(0)) {
-        value = output;
+    for _ in 0..MOST_BOUNDS {
+        match bound_behind(graph, value).and_then(|id| graph.node(id)?.output_at(0)) {
+            Some(output) => value = output,
+            None => break,
+        }
     }
     value
 }

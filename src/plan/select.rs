@@ -83,6 +83,9 @@ fn refusal(
     }
     let inputs = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
     for name in inputs.chain(node.output.iter().map(String::as_str).filter(|n| !n.is_empty())) {
+        if graph.sparse_initializer(name).is_some() {
+            return Some(format!("`{name}` is sparse"));
+        }
         if let Some(t) = graph.initializer(name) {
             let float = crate::model::DataType::try_from(t.data_type())
                 .is_ok_and(|d| matches!(d, crate::model::DataType::Float | crate::model::DataType::Double));
@@ -90,6 +93,9 @@ fn refusal(
                 return Some(format!("`{name}` is not float"));
             }
             let Ok(constant) = Tensor::from_proto(t) else { return Some(format!("`{name}` cannot be read")) };
+            if constant.is_empty() {
+                return Some(format!("`{name}` holds no number"));
+            }
             let (min, max, non_finite) = constant.f32s().map_or((0.0, 0.0, 1), |x| min_max(&x));
             if non_finite > 0 {
                 return Some(format!("`{name}` holds numbers that are not finite ({non_finite})"));
@@ -132,7 +138,7 @@ fn refusal(
 
 /// What only some nodes of an operator do.
 fn special(graph: &Graph, node: &NodeProto) -> Option<String> {
-    let constant = |slot: usize| node.input_at(slot).is_some_and(|n| graph.initializer(n).is_some());
+    let constant = |slot: usize| node.input_at(slot).is_some_and(|n| graph.is_constant(n));
     let text = |name: &str, default: &'static str| node.string(name).unwrap_or(default).to_owned();
     match node.op_type() {
         "Clip" if super::bounds(graph, graph.producer(node.output_at(0)?)?.0).is_none() => {
@@ -209,8 +215,8 @@ fn misfit(
     (!wanted && !table).then(|| "no quantized node reads its output".into())
 }
 
-/// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand right behind a node that
-/// could write float: the two become one.
+/// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand
+/// right behind a node that could write float: the two become one.
 fn writes_integers(
     graph: &Graph,
     policy: &Policy,

@@ -6,12 +6,13 @@ use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Model, Scratch};
 use crate::pass::{self, Context, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames};
-use crate::plan::{Plan, Policy};
+use crate::plan::{Plan, Policy, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
 /// Stores the weights of nodes that multiply and accumulate as codes behind DequantizeLinear; everything computes in
-/// float. `model` is not changed.
+/// float as before: float16 and bfloat16 weights have scales of their type, for which the model is raised to opset 19.
+/// `model` is not changed.
 ///
 /// With samples and an engine, the two models are run and compared; with none, nothing is run. With scratch space, codes
 /// wait there for being written, so that memory holds the weights only that are being read.
@@ -32,11 +33,12 @@ pub fn quantize_weights(
     check_patterns(model, policy, &events)?;
     let mut quantized = model.clone();
     let mut cx = Context { scratch, ..Context::new(None, &events) };
-    let raise = RaiseOpset { to: policy.opset() };
-    let passes: [&dyn Pass; 5] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants, &raise];
+    let passes: [&dyn Pass; 4] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants];
     for pass in passes {
         pass::run(pass, &mut quantized, &mut cx)?;
     }
+    let to = opset_of_weights(&quantized.graph, policy)?;
+    pass::run(&RaiseOpset { to }, &mut quantized, &mut cx)?;
 
     clock.stage("plan");
     let plan = Plan::of_weights(&quantized.graph, policy)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, listed};
 use crate::model::{DataType, Tensor, dtype_name, width};
 
 /// What an array says its elements are.
@@ -34,7 +34,7 @@ impl fmt::Display for ArraySpec {
             Element::Known(dtype) => dtype_name(*dtype),
             Element::Strange { what, .. } => what,
         };
-        write!(f, "{}: {what} {:?}", self.name, self.shape)
+        write!(f, "{}: {what} {}", self.name, listed(&self.shape))
     }
 }
 
@@ -72,7 +72,7 @@ impl Store {
     pub fn read(&self, dtype: DataType, shape: &[usize], offset: usize) -> Result<Tensor> {
         let size = shape.iter().try_fold(width(dtype).unwrap_or(0), |n, &d| n.checked_mul(d));
         let (Some(size), Some(end)) = (size, size.and_then(|s| s.checked_add(offset))) else {
-            return Err(Error::new(ErrorKind::Malformed, format!("the shape {shape:?} is past every memory")));
+            return Err(Error::new(ErrorKind::Malformed, format!("the shape {} is past every memory", listed(shape))));
         };
         let bytes = match self {
             Store::File { file, start } => file.read(*start + offset as u64, size)?,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Samples, named, read_arrays};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result, listed};
 use crate::model::{Tensor, dtype_name};
 
 /// Reads the class of each sample: from an `.npy` of integers `[N]` or `[N, 1]`, or from a `.tsv` with a line
@@ -46,7 +46,7 @@ fn classes(arrays: &[(String, Tensor)]) -> Result<Vec<usize>> {
     let [(_, array)] = arrays else { return Err(refused("several arrays".to_owned())) };
     let shape = array.shape();
     if !matches!(shape, [_] | [_, 1]) {
-        return Err(refused(format!("{} {shape:?}", dtype_name(array.dtype()))));
+        return Err(refused(format!("{} {}", dtype_name(array.dtype()), listed(shape))));
     }
     let classes = array.i64s().map_err(|e| refused(e.to_string()))?;
     classes.into_iter().map(|c| usize::try_from(c).map_err(|_| refused(format!("the class {c}")))).collect()

@@ -14,7 +14,7 @@ use rand_distr::StandardNormal;
 
 use super::fit::convert;
 use super::{Sample, Samples, no_such_sample};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, listed};
 use crate::events::Events;
 use crate::model::{DataType, Dim, InputSpec, Tensor, dtype_name};
 
@@ -48,7 +48,7 @@ pub(super) fn open(count: &str, seed: u64, inputs: &[InputSpec], events: &dyn Ev
         let random = Random { len, seed, inputs: vec![(spec.dtype, shape.clone())] };
         random.get(0)?;
         if dims.iter().any(|d| matches!(d, Dim::Symbol(_))) {
-            open.push(format!("`{}` as {shape:?}", spec.name));
+            open.push(format!("`{}` as {}", spec.name, listed(&shape)));
         }
         drawn.extend(random.inputs);
     }
@@ -78,7 +78,8 @@ fn size(dims: &[Dim], axis: usize, sizes: &mut BTreeMap<String, usize>) -> usize
 fn draw(rng: &mut impl Rng, dtype: DataType, shape: &[usize]) -> Result<Tensor> {
     let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MOST);
     let n = n.ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, format!("an input of shape {shape:?} is too large to be drawn at random"))
+        let what = format!("an input of shape {} is too large to be drawn at random", listed(shape));
+        Error::new(ErrorKind::Unsupported, what)
     })?;
     match dtype {
         DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::index::captures_of;
-use super::{Graph, GraphProto, NodeExt, NodeId, NodeProto, TensorProto, ValueInfoProto};
+use super::{Graph, GraphProto, NodeExt, NodeId, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
 use crate::error::{Error, ErrorKind, Place, Result, shortened};
 use crate::model::{AttributeExt, AttributeProto, Tensor};
 
@@ -18,8 +18,9 @@ pub struct BodyId {
     place: usize,
 }
 
-/// The bodies of a node that are looked at to tell what they share.
-const FEW: usize = 8;
+/// The most bodies of a node that are told apart. No operator has more than two; a node with more is left as it is, or
+/// each of its bodies would be compared with every other.
+const MOST: usize = 8;
 
 /// How many characters are shown of the name of a node around another: many nodes may stand inside one.
 const SHOWN: usize = 80;
@@ -37,7 +38,9 @@ pub(super) struct Around {
     pub path: String,
     /// The constants.
     pub constants: BTreeMap<String, TensorProto>,
-    /// Those of them that something else reads too.
+    /// The sparse constants.
+    pub sparse: BTreeMap<String, SparseTensorProto>,
+    /// Those of `constants` that something else reads too.
     pub shared: BTreeSet<String>,
     /// Constants to be added to the graph that has the named one.
     pub added: Vec<(String, TensorProto)>,
@@ -47,16 +50,16 @@ pub(super) struct Around {
 
 impl Around {
     pub fn has(&self, name: &str) -> bool {
-        self.constants.contains_key(name) || self.values.contains_key(name)
+        self.constants.contains_key(name) || self.sparse.contains_key(name) || self.values.contains_key(name)
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.constants.keys().chain(self.values.keys()).map(String::as_str)
+        self.constants.keys().chain(self.sparse.keys()).chain(self.values.keys()).map(String::as_str)
     }
 }
 
 impl Graph {
-    /// The subgraphs of all nodes, in their order of execution.
+    /// The subgraphs of all nodes, in their order of execution, but for nodes that have more than 8 of them.
     pub fn bodies(&self) -> Vec<BodyId> {
         let graphs = |node: NodeId, n: &NodeProto| {
             let count = |(attribute, a): (usize, &AttributeProto)| {
@@ -65,7 +68,8 @@ impl Graph {
             };
             n.attribute.iter().enumerate().flat_map(count).collect::<Vec<_>>()
         };
-        self.nodes().flat_map(|(id, n)| graphs(id, n)).collect()
+        let few = self.nodes().filter(|(_, n)| n.subgraphs().nth(MOST).is_none());
+        few.flat_map(|(id, n)| graphs(id, n)).collect()
     }
 
     /// The attribute that holds a body: `then_branch`.
@@ -126,18 +130,20 @@ impl Graph {
         let path = format!("{}{title} > {name}", self.around.path);
         let mut body = Graph::from_proto(proto.clone()).at(|| format!("`{path}`"))?;
         body.around.path = path + " > ";
-        // No operator has more than two bodies. Where there are many, all that they capture counts as shared.
-        let many = node.subgraphs().nth(FEW).is_some();
-        let siblings = node.subgraphs().take(FEW).filter(|g| !std::ptr::eq(*g, proto));
+        let siblings = node.subgraphs().filter(|g| !std::ptr::eq(*g, proto));
         let siblings: HashSet<&str> = siblings.flat_map(captures_of).collect();
         for name in captures_of(proto) {
+            if let Some(tensor) = self.sparse_initializer(name).filter(|_| !self.is_input(name)) {
+                body.around.sparse.insert(name.to_owned(), tensor.clone());
+                continue;
+            }
             let Some(tensor) = self.initializer(name).filter(|_| !self.is_input(name)) else {
                 body.around.values.insert(name.to_owned(), self.value_info(name).cloned());
                 continue;
             };
             body.around.constants.insert(name.to_owned(), tensor.clone());
             let elsewhere = !self.uses(name).is_empty() || self.is_output(name) || self.captured_by(name).len() > 1;
-            if many || elsewhere || siblings.contains(name) || self.is_shared(name) {
+            if elsewhere || siblings.contains(name) || self.is_shared(name) {
                 body.around.shared.insert(name.to_owned());
             }
         }
@@ -174,7 +180,7 @@ impl Graph {
                 self.around.added.push((beside, tensor));
             }
         }
-        for name in body.around.constants.keys() {
+        for name in body.around.constants.keys().chain(body.around.sparse.keys()) {
             if self.uses(name).is_empty() && !self.is_pinned(name) {
                 self.drop_initializer(name);
             }
@@ -250,6 +256,40 @@ mod tests {
         assert_eq!(inner.captured_values().collect::<Vec<_>>(), ["t"]);
         let (id, _) = inner.producer("n").unwrap();
         assert_eq!(inner.label(id), "node `if > then_branch > deep > then_branch > n` (Add)");
+    }
+
+    #[test]
+    fn sparse_constants_are_seen_from_bodies_and_move_with_them() {
+        let sparse = |name: &str| SparseTensorProto {
+            values: Some(Tensor::from_f32(vec![1], vec![2.0]).to_proto(name)),
+            indices: Some(Tensor::from_i64(vec![1], vec![1]).to_proto("")),
+            dims: vec![2],
+        };
+        let body = GraphProto {
+            node: vec![node("Add", &["s", "t"], "o")],
+            sparse_initializer: vec![sparse("t")],
+            output: vec![value("o")],
+            ..Default::default()
+        };
+        let mut g = Graph::from_proto(GraphProto {
+            node: vec![choice("if", "y", &[("then_branch", body.clone()), ("else_branch", body)])],
+            sparse_initializer: vec![sparse("s")],
+            input: vec![value("c")],
+            output: vec![value("y")],
+            ..Default::default()
+        })
+        .unwrap();
+        let id = g.bodies()[0];
+        let body = g.body(id).unwrap();
+        body.check().unwrap();
+        assert_eq!(body.captured_values().count(), 0);
+        assert!(body.is_constant("s") && body.is_pinned("s") && body.initializer("s").is_none());
+        assert_eq!(body.constant("s").unwrap(), body.constant("t").unwrap());
+        assert_eq!(body.sparse_initializers().count(), 1);
+        let proto = g.body_proto(id).unwrap().clone();
+        g.inline(id.node, proto).unwrap();
+        g.check().unwrap();
+        assert_eq!(g.own_values(), ["c", "s", "t", "y"]);
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{At, Graph, GraphProto, NodeExt, NodeId, NodeProto};
 use crate::error::Result;
-use crate::model::AttributeExt;
-use crate::model::names::sparse_names;
+use crate::model::{AttributeExt, sparse_name};
 
 /// New names for values: from what one was called to what it is called now. An input that was left out is empty.
 pub type Renamed = HashMap<String, String>;
@@ -62,7 +61,9 @@ impl Graph {
         for tensor in body.initializer {
             self.set_initializer(tensor);
         }
-        self.rest.edit().sparse_initializer.extend(body.sparse_initializer);
+        for tensor in body.sparse_initializer {
+            self.set_sparse_initializer(tensor);
+        }
         let nodes = body.node.into_iter().map(|n| self.insert(At::Before(id), n)).collect::<Result<Vec<_>>>()?;
         self.remove(id);
         let new = body.value_info.into_iter().chain(body.output);
@@ -74,7 +75,7 @@ impl Graph {
     /// The values that this graph makes itself, in their order: inputs, initializers, and what its nodes produce.
     pub fn own_values(&self) -> Vec<String> {
         let inputs = self.rest.input.iter().map(|v| v.name());
-        let constants = self.initializers().map(|t| t.name()).chain(sparse_names(&self.rest));
+        let constants = self.initializers().map(|t| t.name()).chain(self.sparse_initializers().map(sparse_name));
         let made = self.nodes().flat_map(|(_, n)| &n.output).map(String::as_str);
         let mut known = HashSet::new();
         let all = inputs.chain(constants).chain(made).filter(|n| !n.is_empty() && known.insert(*n));
@@ -116,7 +117,7 @@ fn defined(graph: &GraphProto) -> (Vec<String>, Vec<String>) {
     fn visit(graph: &GraphProto, values: &mut Vec<String>, nodes: &mut Vec<String>) {
         values.extend(graph.input.iter().map(|v| v.name().to_owned()));
         values.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
-        values.extend(graph.sparse_initializer.iter().filter_map(|s| Some(s.values.as_ref()?.name().to_owned())));
+        values.extend(graph.sparse_initializer.iter().map(|t| sparse_name(t).to_owned()));
         for node in &graph.node {
             values.extend(node.output.iter().cloned());
             nodes.push(node.name().to_owned());

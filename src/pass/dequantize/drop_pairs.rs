@@ -57,7 +57,7 @@ impl Pass for DropPairs {
         let opset = model.opset();
         let (mut bounds, mut cuts) = (Bounds::default(), HashMap::new());
         for id in model.graph.node_ids() {
-            let constant = |codes: &str| model.graph.initializer(codes).is_some();
+            let constant = |codes: &str| model.graph.is_constant(codes);
             let reads_values =
                 |n: &NodeProto| Linear::dequantizes(n) && n.input_at(0).is_some_and(|codes| !constant(codes));
             if model.graph.node(id).is_some_and(reads_values) {
@@ -231,12 +231,12 @@ fn linear(graph: &Graph, quantize: &NodeProto, dequantize: &NodeProto) -> Result
     let (q, mut d) = (read(quantize)?, read(dequantize)?);
     if dequantize.input_at(2).is_none() {
         // Without a zero point the element type is that of the codes.
-        d.format = q.format;
+        d.dtype = q.dtype;
     }
     if let Err(Refusal::Skip(wrong)) = params(&q) {
         return no(wrong);
     }
-    let same = q.format == d.format && q.scales == d.scales && q.zero_points == d.zero_points;
+    let same = q.dtype == d.dtype && q.scales == d.scales && q.zero_points == d.zero_points;
     if !same || (q.scales.len() > 1 && q.axis != d.axis) {
         return no(format!("its scale or zero point is not that of {}", quantize.label()));
     }
@@ -245,8 +245,7 @@ fn linear(graph: &Graph, quantize: &NodeProto, dequantize: &NodeProto) -> Result
 
 /// The parameters of an activation. Its rank does not matter to the ends of the range.
 fn params(linear: &Linear) -> Result<QuantParams, Refusal> {
-    let rank = usize::try_from(linear.axis.unsigned_abs()).unwrap_or(usize::MAX).saturating_add(1);
-    match linear.params(rank) {
+    match linear.params_of_any_rank() {
         Ok(params) => Ok(params),
         Err(e) => no(e.to_string()),
     }
@@ -265,9 +264,12 @@ fn keep_constant(
     let mut rounded = x.to_vec();
     let outcome = linear.params(shape.len()).and_then(|params| {
         fake_quantize(&mut rounded, shape, &params)?;
-        let (_, channels, inner) = params.split(shape)?;
-        let step = |i: usize| params.scales()[i / inner.max(1) % channels];
-        Ok(x.iter().zip(&rounded).enumerate().all(|(i, (a, b))| (a - b).abs() <= step(i)))
+        let mut whole = true;
+        params.granularity().each_run(shape, |span, groups| {
+            let mut pairs = x[span.clone()].iter().zip(&rounded[span]).zip(params.scales()[groups].iter().cycle());
+            whole &= pairs.all(|((a, b), step)| (a - b).abs() <= *step);
+        })?;
+        Ok(whole)
     });
     let whole = match outcome {
         Ok(whole) => whole,

@@ -2,7 +2,6 @@
 
 use crate::error::{Refusal, Result, no};
 use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor, format_of};
-use crate::number::unpack;
 use crate::pass::refusal::settle;
 use crate::pass::{Context, Effect, Pass};
 
@@ -74,7 +73,7 @@ fn weight(graph: &Graph, node: &NodeProto, slot: usize, scale: usize, zero: usiz
         }
     };
     let (codes, scales, zeros) = (constant(slot)?, constant(scale)?, constant(zero)?);
-    let (Some(format), [directions, rows, gates]) = (format_of(codes.dtype()), codes.shape()) else {
+    let (Some(_), [directions, rows, gates]) = (format_of(codes.dtype()), codes.shape()) else {
         return no("its weights are no codes of three axes");
     };
     let (directions, rows, gates) = (*directions, *rows, *gates);
@@ -82,7 +81,7 @@ fn weight(graph: &Graph, node: &NodeProto, slot: usize, scale: usize, zero: usiz
     if !scales.is_float() || zeros.dtype() != codes.dtype() || !fits(&scales) || !fits(&zeros) {
         return no("scales and zero points do not fit its weights");
     }
-    let (codes, zeros) = (unpack(format.storage, codes.bytes()), unpack(format.storage, zeros.bytes()));
+    let (codes, zeros) = (codes.codes()?, zeros.codes()?);
     let scales = scales.f32s()?;
     let place = |len: usize, d: usize, g: usize| if len == directions { d } else { d * gates + g };
     let mut floats = Vec::with_capacity(codes.len());
@@ -90,7 +89,7 @@ fn weight(graph: &Graph, node: &NodeProto, slot: usize, scale: usize, zero: usiz
         for g in 0..gates {
             let (scale, zero) = (scales[place(scales.len(), d, g)], zeros[place(zeros.len(), d, g)]);
             let column = codes[d * rows * gates..].iter().skip(g).step_by(gates).take(rows);
-            floats.extend(column.map(|&code| (code - zero) as f32 * scale));
+            floats.extend(column.map(|&code| (i64::from(code) - i64::from(zero)) as f32 * scale));
         }
     }
     Ok(Tensor::from_f32(vec![directions, gates, rows], floats))

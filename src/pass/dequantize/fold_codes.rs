@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{ErrorKind, Refusal, Result, no};
-use crate::model::{Graph, Linear, Model, NodeExt, NodeId, Tensor};
+use crate::model::{Graph, Linear, Model, NodeExt, NodeId, Tensor, is_float};
 use crate::pass::refusal::settle;
 use crate::pass::{Context, Effect, Pass};
 
@@ -34,7 +34,7 @@ impl Pass for FoldCodes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         let mut folded = HashMap::new();
         for id in model.graph.node_ids() {
-            let reads_codes = |codes: &str| model.graph.initializer(codes).is_some();
+            let reads_codes = |codes: &str| model.graph.is_constant(codes);
             if model.graph.node(id).is_some_and(|n| Linear::dequantizes(n) && n.input_at(0).is_some_and(reads_codes)) {
                 let outcome = fold(&mut model.graph, id, &mut folded);
                 settle(outcome, self, model, id, cx)?;
@@ -80,7 +80,7 @@ fn real(graph: &Graph, id: NodeId, codes: &str) -> Result<Tensor> {
     let tensor = graph.constant(codes)?.ok_or_else(missing)?;
     let real = Linear::read(graph, node)?.dequantize(&tensor)?;
     let stated = node.int("output_dtype").filter(|&d| d != 0).and_then(|d| i32::try_from(d).ok());
-    let scale = node.input_at(1).and_then(|s| graph.stated_dtype(s));
+    let scale = node.input_at(1).and_then(|s| graph.stated_dtype(s)).filter(|&d| is_float(d));
     match stated.and_then(|d| d.try_into().ok()).or(scale) {
         Some(dtype) if dtype != real.dtype() => Tensor::from_f64(dtype, real.shape().to_vec(), &real.f64s()?),
         _ => Ok(real),
@@ -106,8 +106,10 @@ mod tests {
             floats("s", &[], &[0.5]),
             floats("ss", &[2], &[0.5, 2.0]),
             floats("zero", &[], &[0.0]),
+            floats("nan", &[], &[f32::NAN]),
             codes("z", DataType::Uint8, &[], &[128]),
             codes("zz", DataType::Int8, &[2], &[0, 1]),
+            codes("one", DataType::Int8, &[], &[1]),
             Tensor::from_f64(DataType::Float16, vec![], &[0.1]).unwrap().to_proto("half"),
         ]
     }
@@ -126,6 +128,7 @@ mod tests {
             (node("DequantizeLinear", "w ss", "r", &axis(0)), vec![0.5, -1.0, 6.0, -256.0]),
             (node("DequantizeLinear", "w ss zz", "r", &axis(-1)), vec![0.5, -6.0, 1.5, -258.0]),
             (node("DequantizeLinear", "u s z", "r", &[]), vec![-64.0, 63.5]),
+            (node("DequantizeLinear", "u zero z", "r", &[]), vec![-0.0, 0.0]),
             (node("DequantizeLinear", "i s", "r", &[]), vec![-1073741824.0]),
             (node("DequantizeLinear", "h s", "r", &[]), vec![-16384.0]),
         ];
@@ -156,8 +159,8 @@ mod tests {
     fn what_cannot_be_read_stays_and_says_why() {
         for (dq, why) in [
             (node("DequantizeLinear", "w x", "r", &[]), "is not a constant"),
-            (node("DequantizeLinear", "w zero", "r", &[]), "scale 0 is not"),
-            (node("DequantizeLinear", "w ss z", "r", &[]), "2 scales but 1 zero points"),
+            (node("DequantizeLinear", "w nan", "r", &[]), "scale NaN is not"),
+            (node("DequantizeLinear", "w ss one", "r", &[]), "2 scales but 1 zero points"),
             (node("DequantizeLinear", "w ss", "r", &[attribute::int("axis", 7)]), "axis"),
         ] {
             let (g, skipped) = folded(vec![dq, node("Foo", "x r", "y", &[])]);

@@ -96,10 +96,6 @@ impl Pass for RaiseOpset {
 /// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
 /// [`RaiseOpset`] says, and leaves the model as it was.
 pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
-    if to > NEWEST {
-        return Err(Error::new(ErrorKind::Unsupported, format!("opset {to} is not known"))
-            .hint(format!("the newest opset that is supported is {NEWEST}")));
-    }
     let stated = model.metadata().opset_import.iter().any(|o| matches!(o.domain(), "" | "ai.onnx"));
     let from = if stated { model.opset() } else { 0 };
     let mut scope = Scope::of(model.graph.clone(), to, only_float32(model));
@@ -120,6 +116,10 @@ pub(super) fn only_float32(model: &Model) -> bool {
 
 /// Raises the innermost graph and its subgraphs; returns how many nodes it changed.
 fn raise(scope: &mut Scope, from: i64) -> Result<usize> {
+    if scope.to > NEWEST {
+        return Err(Error::new(ErrorKind::Unsupported, format!("opset {} is not known", scope.to))
+            .hint(format!("the newest opset that is supported is {NEWEST}")));
+    }
     for (id, node) in scope.graph().nodes() {
         check(node, from, scope.to).at(|| scope.graph().label(id))?;
     }

@@ -123,15 +123,13 @@ impl Scope {
 
     /// Which graph has a value of this name, counted from the outermost.
     fn level(&self, name: &str) -> Option<usize> {
-        self.graphs
-            .iter()
-            .rposition(|g| g.producer(name).is_some() || g.initializer(name).is_some() || g.is_input(name))
+        self.graphs.iter().rposition(|g| g.producer(name).is_some() || g.is_constant(name) || g.is_input(name))
     }
 
     /// The value, where it is a constant: an initializer that is no graph input, or a Constant node.
     pub(super) fn constant(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(graph) = self.home(name).filter(|g| !g.is_input(name)) else { return Ok(None) };
-        if graph.initializer(name).is_some() {
+        if graph.is_constant(name) {
             return graph.constant(name);
         }
         let node = graph.producer(name).and_then(|(id, _)| graph.node(id)).filter(|n| n.is("Constant"));
@@ -178,8 +176,8 @@ impl Scope {
     }
 
     fn look_for_shape(&self, graph: &Graph, name: &str) -> Option<Look<Shape>> {
-        if let Some(tensor) = graph.initializer(name) {
-            return Some(Look::Is(tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect()));
+        if let Some(dims) = graph.constant_dims(name) {
+            return Some(Look::Is(dims.iter().map(|&d| usize::try_from(d).ok()).collect()));
         }
         if let Some(shape) = graph.value_info(name).and_then(|v| InputSpec::of(v).ok()?.shape) {
             let fixed = |d: &Dim| match d {
