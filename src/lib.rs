@@ -26,6 +26,7 @@
 //! | [`check`] | what is wrong with a model |
 //! | [`rule`] | what quantization knows of each operator, as data |
 //! | [`integer`] | operators that compute on codes, as data, and the float operators they stand for |
+//! | [`scaling`] | which channels can be scaled, and by whom |
 //! | [`target`] | what a runtime wants, as data |
 //! | [`sample`] | where samples come from |
 //! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract |
@@ -83,6 +84,7 @@ pub mod report;
 pub mod round;
 pub mod rule;
 pub mod sample;
+pub mod scaling;
 pub mod schema;
 pub mod target;
 pub mod validate;

@@ -8,7 +8,7 @@ use qdq::error::Result;
 use qdq::events::Silent;
 use qdq::exec::Tract;
 use qdq::model::{InputSpec, Linear, Model, NodeExt, ValueInfoProto};
-use qdq::pass::{self, Context, Effect, Pass};
+use qdq::pass::{self, Bounds, Context, Effect, Equalize, Pass};
 use qdq::plan::Policy;
 use qdq::quantize::{Recipe, prepare, quantize};
 use qdq::target::ORT_CPU;
@@ -68,6 +68,27 @@ fn every_exact_pass_keeps_the_interface_and_the_function() {
             changed > 0 || name.contains("external") || name.contains("transformer"),
             "{name}: no pass had anything to do"
         );
+    }
+}
+
+#[test]
+fn equalizing_keeps_the_function() {
+    for (name, data) in FIXTURES {
+        let original = model_of(name);
+        let samples = samples_of(data, &original);
+        let mut prepared = original.clone();
+        let mut cx = Context::new(Some(&Tract), &Silent);
+        prepare(&mut prepared, 13, &mut cx).unwrap();
+        for per_channel in [false, true] {
+            let mut equal = prepared.clone();
+            let pass = Equalize { per_channel, bounds: Bounds::Exact };
+            let changed = pass::run(&pass, &mut equal, &mut cx).unwrap();
+            println!("{name} {per_channel} {changed}");
+            assert_ne!(pass.effect(), Effect::Lossy);
+            assert_eq!(interface(&equal), interface(&prepared), "{name}");
+            let off = difference(&prepared, &equal, samples.as_ref());
+            assert!(off <= 2e-5, "{name}: equalizing moves the outputs by {off:e}");
+        }
     }
 }
 

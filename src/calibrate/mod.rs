@@ -2,7 +2,11 @@
 //!
 //! [`calibrate`] does it; [`RangesFile`] keeps what came out, and merges what was learned of several shares of the samples.
 
+mod channels;
+mod data_free;
 pub mod file;
+mod propagate;
+mod statistics;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +21,11 @@ use crate::number::{Range, Scheme};
 use crate::observe::{Method, MinMax, Observer, Profile};
 use crate::sample::Samples;
 
+pub use channels::measure_channels;
+pub use data_free::data_free_ranges;
 pub use file::RangesFile;
+pub use propagate::propagate;
+pub use statistics::{Channels, REACH, Spread, Statistics};
 
 /// What calibration learned of the float values of a model, by their names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,6 +110,20 @@ impl Ranges {
     /// What was seen of the value; `None` if it was not watched or is no float.
     pub fn get(&self, value: &str) -> Option<&Stats> {
         self.values.get(value)
+    }
+
+    /// Cuts off what lies outside of two ends, which 0 lies between; returns whether anything did. What was seen is not
+    /// changed otherwise: a profile keeps its numbers.
+    pub fn limit(&mut self, value: &str, (low, high): (f64, f64)) -> bool {
+        let Some(stats) = self.values.get_mut(value) else { return false };
+        let (Some(min), Some(max)) = (stats.min, stats.max) else { return false };
+        let (low, high) = (low.min(0.0) as f32, high.max(0.0) as f32);
+        let limited = (min.max(low), max.min(high));
+        if limited == (min, max) || limited.0 >= limited.1 {
+            return false;
+        }
+        (stats.min, stats.max) = (Some(limited.0), Some(limited.1));
+        true
     }
 
     /// Takes in what was seen in other samples. The order of merging does not matter.

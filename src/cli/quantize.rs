@@ -1,15 +1,17 @@
 //! `qdq quantize`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Tract;
-use qdq::model::{Model, Scratch, folder_of};
-use qdq::number::Format;
+use qdq::model::{InputSpec, Model, Scratch, folder_of};
+use qdq::number::{Format, Range};
 use qdq::observe::Method;
-use qdq::plan::{Patterns, Policy};
+use qdq::plan::{Patterns, Policy, Steps, Switch};
 use qdq::quantize::{Quantized, Recipe, Source, quantize_from, quantize_weights};
 use qdq::sample::Samples;
 use qdq::target::Target;
@@ -66,6 +68,15 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
 
+    /// Take ranges of activations from what training left in batch normalizations; samples, if there are any, only verify
+    #[arg(long, conflicts_with = "ranges")]
+    data_free: bool,
+
+    /// The range of an input, as the mode without data cannot know it: LOW,HIGH for the only input, or NAME=LOW,HIGH; may be
+    /// given several times
+    #[arg(long, value_name = "[NAME=]LOW,HIGH", allow_hyphen_values = true, requires = "data_free")]
+    input_range: Vec<InputRange>,
+
     /// How ranges of activations are chosen: min-max, moving-average, percentile:99.999, entropy, mse (mse:2.4 for
     /// another norm), octav, aciq, isotone, auto
     #[arg(long, value_name = "METHOD", default_value_t)]
@@ -97,6 +108,9 @@ pub struct QuantizeArgs {
     data: Option<String>,
 
     #[command(flatten)]
+    steps: StepArgs,
+
+    #[command(flatten)]
     how: HowArgs,
 
     #[command(flatten)]
@@ -116,6 +130,82 @@ enum Mode {
     Static,
     /// Weights alone: needs no samples and little memory; everything computes in float
     Weights,
+}
+
+/// The range of an input.
+#[derive(Clone)]
+struct InputRange {
+    name: Option<String>,
+    range: Range,
+}
+
+impl FromStr for InputRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<InputRange, String> {
+        let (name, ends) = match text.rsplit_once('=') {
+            Some((name, ends)) => (Some(name.to_owned()), ends),
+            None => (None, text),
+        };
+        let number = |x: &str| x.trim().parse::<f32>().ok();
+        let range = ends.split_once(',').and_then(|(low, high)| {
+            let (low, high) = (number(low)?, number(high)?);
+            Range::new(low, high).filter(|_| low < high)
+        });
+        match range {
+            Some(range) => Ok(InputRange { name, range }),
+            None => Err("expected LOW,HIGH or NAME=LOW,HIGH, as in -2.2,2.7".to_owned()),
+        }
+    }
+}
+
+/// Steps toward accuracy.
+#[derive(Args)]
+#[command(next_help_heading = "Accuracy")]
+struct StepArgs {
+    /// Scale channels so that their ranges become alike; auto: where it helps in a trial
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    equalize: When,
+
+    /// Move what a bias lifts far above a ReLU into the next layer; auto: where it helps in a trial
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    absorb_bias: When,
+
+    /// End ranges of activations where batch normalizations let them end; auto: where it helps in a trial
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    limit_ranges: When,
+
+    /// Take from biases what rounding the weights adds to the mean; auto: where it helps in a trial
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    correct_bias: When,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum When {
+    On,
+    Off,
+    Auto,
+}
+
+impl When {
+    fn switch(self) -> Switch {
+        match self {
+            When::On => Switch::On,
+            When::Off => Switch::Off,
+            When::Auto => Switch::Auto,
+        }
+    }
+}
+
+impl StepArgs {
+    fn steps(&self) -> Steps {
+        Steps {
+            equalize: self.equalize.switch(),
+            absorb_bias: self.absorb_bias.switch(),
+            limit_ranges: self.limit_ranges.switch(),
+            correct_bias: self.correct_bias.switch(),
+        }
+    }
 }
 
 /// Gates.
@@ -176,6 +266,7 @@ Examples:
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o model.int8.onnx
   qdq quantize model.onnx --data calib.npy --exclude '/head/*' --min-sqnr 20 -o model.int8.onnx
   qdq quantize model.onnx --ranges ranges.json --calibration entropy -o model.int8.onnx
+  qdq quantize model.onnx --data-free --input-range -2.2,2.7 -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
 
 Exit codes:
@@ -239,21 +330,39 @@ impl QuantizeArgs {
             return quantize_weights(model, &policy, verify, scratch, progress);
         }
         let file = self.ranges.as_deref().map(read_ranges).transpose()?;
+        let given = self.input_ranges(model)?;
         let source = match (&file, samples) {
+            _ if self.data_free => Source::Statistics(&given, samples),
             (Some(file), samples) => Source::Ranges(file, samples),
             (None, Some(samples)) => Source::Samples(samples),
             (None, None) => {
                 let what = "activations are quantized by what samples show, and there are none";
                 return Err(Error::new(ErrorKind::Usage, what)
-                    .hint("say where samples come from with `--data SOURCE`, or quantize `--mode weights` alone"));
+                    .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode weights` alone"));
             }
         };
         quantize_from(model, source, &Recipe { policy }, &Tract, progress)
     }
 
+    /// The ranges that were given, by the names of the inputs.
+    fn input_ranges(&self, model: &Model) -> Result<BTreeMap<String, Range>> {
+        let inputs = InputSpec::all(&model.graph)?;
+        let name = |given: &InputRange| match (&given.name, &inputs[..]) {
+            (Some(name), _) => Ok(name.clone()),
+            (None, [only]) => Ok(only.name.clone()),
+            (None, _) => {
+                let names: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
+                Err(Error::new(ErrorKind::Usage, "`--input-range` does not say which input it means")
+                    .hint(format!("write NAME=LOW,HIGH; the inputs are {}", names.join(", "))))
+            }
+        };
+        self.input_range.iter().map(|given| Ok((name(given)?, given.range))).collect()
+    }
+
     fn policy(&self) -> Result<Policy> {
         let mut policy = Policy::of(self.target);
         policy.per_channel &= !self.per_tensor;
+        policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;
         if let Some(a) = self.activations {
             policy.activations = a.format();

@@ -346,6 +346,27 @@ fn scan_row(row: &[f32], low: &mut [f32], high: &mut [f32]) -> f32 {
     poison
 }
 
+/// The sums of the numbers and of their squares, in f64, in a fixed order.
+#[multiversion(targets = "simd")]
+pub fn power_sums(x: &[f32]) -> (f64, f64) {
+    const LANES: usize = 16;
+    let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let x = f64::from(chunk[i]);
+            sums[i] += x;
+            squares[i] += x * x;
+        }
+    }
+    for (i, &x) in rest.iter().enumerate() {
+        let x = f64::from(x);
+        sums[i] += x;
+        squares[i] += x * x;
+    }
+    (sums.iter().sum(), squares.iter().sum())
+}
+
 /// Minimum, maximum, and a sum that is zero exactly when every number is finite.
 #[multiversion(targets = "simd")]
 fn scan(x: &[f32]) -> (f32, f32, f32) {
@@ -491,6 +512,14 @@ mod tests {
         let mut columns = [(0.0, 0.0); 2];
         assert_eq!(min_max_columns(&[1.0, -2.0, 3.0, f32::NAN], &mut columns), 1);
         assert_eq!(columns, [(0.0, 3.0), (-2.0, 0.0)]);
+    }
+
+    #[test]
+    fn power_sums_are_exact_for_small_integers() {
+        let x: Vec<f32> = (0..100).map(|i| i as f32 - 30.0).collect();
+        let exact = |f: fn(f64) -> f64| x.iter().map(|&x| f(x.into())).sum::<f64>();
+        assert_eq!(power_sums(&x), (exact(|x| x), exact(|x| x * x)));
+        assert_eq!(power_sums(&[]), (0.0, 0.0));
     }
 
     proptest! {

@@ -8,7 +8,8 @@
 //! - [`pack`], [`unpack`], [`pack_bits`], [`unpack_bits`]: codes as bytes;
 //! - [`survey`], [`Tally`]: what histograms ask of a slice;
 //! - [`ExactSum`]: sums that merge without rounding;
-//! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread.
+//! - [`Drift`], [`Moments`]: how far two streams of numbers are apart, and how one is spread;
+//! - [`Normal`]: what a cut makes of a normal distribution.
 
 mod bins;
 mod channels;
@@ -18,6 +19,7 @@ mod granularity;
 mod kernel;
 mod metric;
 mod minifloat;
+mod normal;
 mod packed;
 mod params;
 mod range;
@@ -28,10 +30,12 @@ pub use exact_sum::ExactSum;
 pub use format::{Format, Storage};
 pub use granularity::Granularity;
 pub use kernel::{
-    Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, quantize, rescale, rounding_loss, unpack,
+    Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, power_sums, quantize, rescale, rounding_loss,
+    unpack,
 };
 pub use metric::{Drift, Moments, decibels};
 pub use minifloat::{Minifloat, Specials};
+pub use normal::Normal;
 pub use packed::{pack_bits, packed_len, unpack_bits};
 pub use params::{QuantParams, Scheme};
 pub use range::Range;

@@ -2,8 +2,11 @@
 
 use super::refusal::{Refusal, float_constant, held, no, settle};
 use super::{Context, Effect, Pass};
+use crate::calibrate::{Channels, Spread, Statistics};
 use crate::error::{Result, listed};
 use crate::model::{At, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
+use crate::number::Normal;
+use crate::rule::ChannelIndex;
 
 /// Folds BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul right before it.
 ///
@@ -12,7 +15,8 @@ use crate::model::{At, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
 /// of a Conv weight `[M, C/g, ..]`, at `group * M/g + i` for axis 1 of a ConvTranspose weight `[C, M/g, ..]`, on the
 /// columns of a Gemm (rows with `transB`) or MatMul weight `[K, N]`.
 ///
-/// - **Does**: changes the constants, adds a bias where there was none (to MatMul, as an Add), and lets the layer
+/// - **Does**: notes the mean and standard deviation of what comes out of each normalization, which training left in it, in
+///   [`Context::statistics`]; changes the constants, adds a bias where there was none (to MatMul, as an Add), and lets the layer
 ///   produce what the normalization produced. A weight that something else reads too is copied first.
 /// - **Skips when** another operator comes before it; the value between is read elsewhere, captured, or a graph output;
 ///   weight, bias or statistics are not constant; the normalization trains, has outputs for training or is not spatial;
@@ -41,6 +45,7 @@ impl Pass for FoldBatchNorm {
         let opset = model.opset();
         for id in model.graph.node_ids() {
             if model.graph.node(id).is_some_and(|n| n.is("BatchNormalization")) {
+                note(&model.graph, id, opset, &mut cx.statistics)?;
                 let outcome = read(&model.graph, id, opset).and_then(|fold| Ok(fold.apply(&mut model.graph)?));
                 settle(outcome, self, model, id, cx)?;
             }
@@ -52,6 +57,21 @@ impl Pass for FoldBatchNorm {
         model.graph.prune_value_info(|_| false);
         Ok(())
     }
+}
+
+/// Notes how what a normalization makes was spread in training: around its bias, `|scale| sqrt(var / (var + epsilon))` far.
+fn note(graph: &Graph, norm: NodeId, opset: i64, statistics: &mut Statistics) -> Result<()> {
+    let Some((node, output)) = graph.node(norm).and_then(|n| Some((n, n.output_at(0)?))) else { return Ok(()) };
+    let affine = match affine(graph, node, opset) {
+        Ok(affine) => affine,
+        Err(Refusal::Skip(_)) => return Ok(()),
+        Err(Refusal::Fail(e)) => return Err(e.at(graph.label(norm))),
+    };
+    let spreads: Vec<Spread> = affine.spread.iter().map(|&n| Spread::normal(n)).collect();
+    if spreads.iter().all(|s| s.min.is_finite() && s.max.is_finite()) {
+        statistics.insert(output, Channels { axis: 1, spreads });
+    }
+    Ok(())
 }
 
 /// What is to be written.
@@ -76,18 +96,12 @@ enum BiasAt {
     NewAdd,
 }
 
-/// Where a weight has its output channels.
-#[derive(Clone, Copy)]
-enum Layout {
-    First,
-    Last,
-    Grouped(usize),
-}
-
 /// `y = x * scale + shift`, an output channel each.
 struct Affine {
     scale: Vec<f64>,
     shift: Vec<f64>,
+    /// What comes out of `N(mean, var)`.
+    spread: Vec<Normal>,
 }
 
 fn read(graph: &Graph, norm: NodeId, opset: i64) -> Result<Fold, Refusal> {
@@ -110,26 +124,18 @@ fn read(graph: &Graph, norm: NodeId, opset: i64) -> Result<Fold, Refusal> {
     if let Some(reason) = target.output_at(0).and_then(|x| held(graph, x)) {
         return no(reason);
     }
-    let (layout, bias_at) = match target.op_type() {
+    let bias_at = match target.op_type() {
         op if !target.is(op) => return no(format!("{} comes before it", graph.label(layer))),
-        "Conv" if added.is_none() => (Layout::First, BiasAt::Layer(2)),
-        "ConvTranspose" if added.is_none() => {
-            let groups = usize::try_from(target.int("group").unwrap_or(1)).unwrap_or(0);
-            (Layout::Grouped(groups), BiasAt::Layer(2))
-        }
-        "Gemm" if added.is_none() => {
-            let layout = if target.int("transB").unwrap_or(0) == 0 { Layout::Last } else { Layout::First };
-            (layout, BiasAt::Layer(2))
-        }
+        "Conv" | "ConvTranspose" | "Gemm" if added.is_none() => BiasAt::Layer(2),
         "MatMul" => {
             if [input, output].iter().find_map(|v| graph.stated_rank(v)) != Some(2) {
                 return no("the rank of its input is not known to be 2, so its channels may not be the columns");
             }
-            (Layout::Last, added.as_ref().map_or(BiasAt::NewAdd, |a| BiasAt::Add(a.constant)))
+            added.as_ref().map_or(BiasAt::NewAdd, |a| BiasAt::Add(a.constant))
         }
         _ => return no(format!("{} comes before it", graph.label(before))),
     };
-    let weight = scaled(&float_constant(graph, target, 1, "layer's weight")?, layout, target, &affine)?;
+    let weight = scaled(&float_constant(graph, target, 1, "layer's weight")?, target, &affine)?;
     let bias = match (&bias_at, &added) {
         (BiasAt::Layer(slot), _) if target.input_at(*slot).is_some() => {
             Some(float_constant(graph, target, *slot, "layer's bias")?)
@@ -171,7 +177,9 @@ fn affine(graph: &Graph, node: &NodeProto, opset: i64) -> Result<Affine, Refusal
     let epsilon: f64 = node.float("epsilon").unwrap_or(1e-5).into();
     let scale: Vec<f64> = gamma.iter().zip(&var).map(|(g, v)| g / (v + epsilon).sqrt()).collect();
     let shift = (0..gamma.len()).map(|c| beta[c] - mean[c] * scale[c]).collect();
-    Ok(Affine { scale, shift })
+    let normal = |c: usize| Normal { mean: beta[c], std: scale[c].abs() * var[c].max(0.0).sqrt() };
+    let spread = (0..gamma.len()).map(normal).collect();
+    Ok(Affine { scale, shift, spread })
 }
 
 /// An Add of a constant, and the layer before it.
@@ -193,35 +201,14 @@ fn added_constant(graph: &Graph, id: NodeId, add: &NodeProto) -> Result<Added, R
 }
 
 /// The weight, each output channel times its scale.
-fn scaled(weight: &Tensor, layout: Layout, layer: &NodeProto, affine: &Affine) -> Result<Tensor, Refusal> {
+fn scaled(weight: &Tensor, layer: &NodeProto, affine: &Affine) -> Result<Tensor, Refusal> {
     let shape = weight.shape();
     let channels = affine.scale.len();
-    let fits = match layout {
-        Layout::First | Layout::Last if !layer.is("Conv") => shape.len() == 2,
-        _ => shape.len() >= 3,
-    };
-    let fits = fits
-        && match layout {
-            Layout::First => shape[0] == channels,
-            Layout::Last => shape[1] == channels,
-            Layout::Grouped(groups) => {
-                groups > 0 && shape[0].is_multiple_of(groups) && shape[1].checked_mul(groups) == Some(channels)
-            }
-        };
-    if !fits {
+    let Some(index) = ChannelIndex::outputs(layer, shape).filter(|i| i.channels() == channels) else {
         return no(format!("a weight of shape {} does not fit {channels} channels", listed(shape)));
-    }
-    let inner = |axis: usize| shape[axis + 1..].iter().product::<usize>();
-    let channel = |i: usize| match layout {
-        Layout::First => i / inner(0),
-        Layout::Last => i % channels,
-        Layout::Grouped(groups) => {
-            let group = i / (inner(0) * (shape[0] / groups));
-            group * shape[1] + i / inner(1) % shape[1]
-        }
     };
     let mut x = weight.f64s()?;
-    x.iter_mut().enumerate().for_each(|(i, x)| *x *= affine.scale[channel(i)]);
+    index.scale(&mut x, &affine.scale);
     Ok(Tensor::from_f64(weight.dtype(), shape.to_vec(), &x)?)
 }
 

@@ -2,29 +2,38 @@
 //!
 //! A pass reads the graph, edits it through its methods, and says of each node it had to leave alone why.
 
+mod absorb_bias;
+mod correct_bias;
 mod dequantize;
 mod drop_identity;
+mod equalize;
 mod fold_batch_norm;
 mod fold_constants;
 mod fold_gemm_scale;
 mod freeze_inputs;
 mod inline_functions;
 mod insert;
+mod layer_bias;
 mod lift_constants;
 mod raise_opset;
 mod refusal;
+mod rescale;
 #[cfg(test)]
 pub(crate) mod sketch;
 mod unique_names;
 mod widen_float16;
 
+use crate::calibrate::Statistics;
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::{Model, NodeId, Scratch};
 
+pub use absorb_bias::AbsorbBias;
+pub use correct_bias::CorrectBias;
 pub use dequantize::{DropPairs, Ends, ExpandInteger, FloatLstm, FoldCodes, dequantizing};
 pub use drop_identity::DropIdentity;
+pub use equalize::Equalize;
 pub use fold_batch_norm::FoldBatchNorm;
 pub use fold_constants::FoldConstants;
 pub use fold_gemm_scale::FoldGemmScale;
@@ -33,6 +42,7 @@ pub use inline_functions::InlineFunctions;
 pub use insert::Insert;
 pub use lift_constants::LiftConstants;
 pub use raise_opset::RaiseOpset;
+pub use rescale::{Bounds, Rescale};
 pub use unique_names::UniqueNames;
 pub use widen_float16::WidenFloat16;
 
@@ -74,6 +84,9 @@ pub struct Context<'a> {
     pub skipped: Vec<Skipped>,
     /// How many places the present pass changed.
     pub changed: usize,
+    /// What is known of the values of the model, channel by channel: passes that find it out add to it, passes that
+    /// change values change it alike.
+    pub statistics: Statistics,
 }
 
 /// A node that a pass left alone.
@@ -90,7 +103,7 @@ pub struct Skipped {
 impl<'a> Context<'a> {
     /// A context in which nothing happened yet.
     pub fn new(executor: Option<&'a dyn Executor>, events: &'a dyn Events) -> Self {
-        Context { executor, events, scratch: None, skipped: Vec::new(), changed: 0 }
+        Context { executor, events, scratch: None, skipped: Vec::new(), changed: 0, statistics: Statistics::default() }
     }
 
     /// Notes that the pass leaves a node alone.

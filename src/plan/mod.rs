@@ -9,6 +9,7 @@ mod place;
 mod policy;
 mod present;
 mod select;
+mod steps;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use crate::rule::{OpRule, Role};
 use present::Present;
 
 pub use policy::{Patterns, Policy};
+pub use steps::{Steps, Switch};
 pub use weights::opset_of_weights;
 
 /// Every decision about a graph and the bodies in it.

@@ -2,6 +2,7 @@
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+use super::Steps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
@@ -32,6 +33,8 @@ pub struct Policy {
     pub exclude: Patterns,
     /// If there are any, only these nodes are quantized.
     pub only: Patterns,
+    /// The steps toward accuracy.
+    pub steps: Steps,
 }
 
 impl Policy {
@@ -48,6 +51,7 @@ impl Policy {
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),
+            steps: Steps::default(),
         }
     }
 

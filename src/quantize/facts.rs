@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::StepRow;
 use crate::error::Result;
 use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
@@ -27,6 +28,8 @@ pub struct Report {
     pub counts: Counts,
     /// Every node that was considered, in the graph's order.
     pub nodes: Vec<NodeRow>,
+    /// The steps toward accuracy that were considered, in their order.
+    pub steps: Vec<StepRow>,
     /// What the passes left alone.
     pub skipped: Vec<Skipped>,
     /// Drift of each output against the float model; empty if they were not run.

@@ -1,10 +1,13 @@
 //! The way of the data: from a float model and samples to a quantized model and what was found on the way.
 
+mod data_free;
 mod facts;
 mod ranges;
+mod reshape;
 mod tables;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::calibrate::{Keep, Ranges, RangesFile, calibrate};
@@ -12,13 +15,16 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Model, fingerprint};
+use crate::number::Range;
 use crate::pass::{self, Context, InlineFunctions, Insert};
-use crate::plan::{Plan, Policy, watch_list};
+use crate::plan::{Plan, Policy, Steps, Switch, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
+use reshape::Trial;
 
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
+pub use reshape::StepRow;
 pub use weights::quantize_weights;
 
 /// The most samples that are held back for verification.
@@ -119,6 +125,9 @@ pub enum Source<'a> {
     Samples(&'a dyn Samples),
     /// What was learned before; samples, if there are any, verify.
     Ranges(&'a RangesFile, Option<&'a dyn Samples>),
+    /// What training left in batch normalizations, and the ranges of inputs, by name, which it tells nothing of; samples,
+    /// if there are any, verify. An input without a range stays float.
+    Statistics(&'a BTreeMap<String, Range>, Option<&'a dyn Samples>),
 }
 
 /// Quantizes a model: prepares, calibrates, plans, inserts, and verifies by running both models.
@@ -157,14 +166,42 @@ pub fn quantize_from(
     check_patterns(model, policy, &events)?;
     prepare(&mut prepared, policy.opset(), &mut cx)?;
 
+    let (mut steps, picks) = (policy.steps, split_of(&source));
+    if let Source::Ranges(..) = source {
+        for (switch, option) in [(&mut steps.equalize, "--equalize"), (&mut steps.absorb_bias, "--absorb-bias")] {
+            if *switch == Switch::On {
+                let what = "ranges that were learned before do not fit a model whose values are changed";
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint(format!("leave out `{option} on`, or give samples in place of ranges")));
+            }
+            *switch = Switch::Off;
+        }
+    }
+    clock.stage("reshape");
+    let original = modern(model);
+    if !policy.calibration.needs_extremes_only() || !matches!(source, Source::Samples(_)) {
+        steps.limit_ranges = Switch::Off;
+    }
+    let trial = match (source, steps) {
+        (_, Steps::NONE) => None,
+        (Source::Samples(samples), _) => Some(Trial::new(&original, &prepared, samples, &picks.0, policy, executor)?),
+        _ => None,
+    };
+    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial.as_ref(), &mut cx)?;
+
     clock.stage("calibrate");
+    let watch = watch_list(&prepared.graph)?;
     let learned: Ranges;
     let (ranges, verify, split) = match source {
         Source::Samples(samples) => {
-            let (calibration, verification, shared) = split(samples.len());
-            let runner = Runner::new(executor, &prepared, watch_list(&prepared.graph)?)?;
+            let (calibration, verification, shared) = picks;
+            let runner = Runner::new(executor, &prepared, watch)?;
             let keep = Keep::for_method(policy.calibration);
-            learned = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
+            let mut all = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
+            if let Some(step) = taken.iter_mut().find(|s| s.step == "limit-ranges" && s.taken) {
+                step.places = reshape::limit(&mut all, &cx.statistics);
+            }
+            learned = all;
             let split = Split {
                 source: samples.describe(),
                 calibration: calibration.len(),
@@ -175,8 +212,7 @@ pub fn quantize_from(
             (&learned, Some((samples, verification)), split)
         }
         Source::Ranges(file, verify) => {
-            let wanted = watch_list(&prepared.graph)?;
-            let ranges = file.for_model(&fingerprint(model), wanted.iter().map(String::as_str))?;
+            let ranges = file.for_model(&fingerprint(model), watch.iter().map(String::as_str))?;
             let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
             let split = Split {
                 source: verify.as_ref().map_or("learned before".to_owned(), |(samples, _)| samples.describe()),
@@ -187,6 +223,18 @@ pub fn quantize_from(
             };
             (ranges, verify, split)
         }
+        Source::Statistics(given, verify) => {
+            learned = data_free::ranges(&prepared, &watch, given, &mut cx)?;
+            let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
+            let split = Split {
+                source: verify.as_ref().map_or("none".to_owned(), |(samples, _)| samples.describe()),
+                calibration: 0,
+                verification: verify.as_ref().map_or(0, |(_, all)| all.len()),
+                shared: false,
+                before: false,
+            };
+            (&learned, verify, split)
+        }
     };
     for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
         let whose =
@@ -196,10 +244,17 @@ pub fn quantize_from(
     }
 
     clock.stage("plan");
-    let plan = Plan::decide(&prepared.graph, ranges, policy)?;
+    let mut plan = Plan::decide(&prepared.graph, ranges, policy)?;
     let nodes = facts::rows(&prepared.graph, &plan)?;
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
+    }
+
+    if let Source::Statistics(given, _) = source {
+        data_free::check(&prepared.graph, &plan, given, &cx.statistics)?;
+    }
+    if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
+        (plan, step.places) = reshape::correct(&mut prepared, plan, ranges, policy, &mut cx)?;
     }
 
     clock.stage("insert");
@@ -214,7 +269,6 @@ pub fn quantize_from(
     let written = read_back(quantized)?;
     let mut outputs = Vec::new();
     if let Some((samples, picks)) = &verify {
-        let original = modern(model);
         let runner = |model| Runner::new(executor, model, Vec::new());
         outputs = compare(&runner(&original)?, &runner(&written)?, *samples, picks, &events)?;
     }
@@ -225,9 +279,10 @@ pub fn quantize_from(
         engine: verify.is_some().then(|| executor.name()),
         opset: (model.opset(), written.opset()),
         size: (model.encoded_len(), written.encoded_len()),
-        samples: Some(split),
+        samples: (split.calibration + split.verification > 0).then_some(split),
         counts,
         nodes,
+        steps: taken,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),
@@ -264,6 +319,14 @@ pub fn prepare(model: &mut Model, opset: i64, cx: &mut Context<'_>) -> Result<()
         pass::run(pass.as_ref(), model, cx)?;
     }
     Ok(())
+}
+
+/// The split of a source's samples; nothing where they only verify.
+fn split_of(source: &Source<'_>) -> (Vec<usize>, Vec<usize>, bool) {
+    match source {
+        Source::Samples(samples) => split(samples.len()),
+        _ => (Vec::new(), Vec::new(), false),
+    }
 }
 
 /// Which samples calibrate and which verify: every n-th is held back, so that a folder sorted by class is split well.

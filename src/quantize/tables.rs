@@ -80,6 +80,14 @@ impl Report {
                 t.fact("stored as codes", format!("{} weights", c.constants));
             }
         }
+        for step in &self.steps {
+            let gain = step.gain_db.map(|g| format!("{g:+.1} dB in trial"));
+            let text = match (step.taken, step.places) {
+                (true, n) => [Some(format!("{n} places")), gain].into_iter().flatten().collect::<Vec<_>>().join(", "),
+                (false, _) => gain.map_or("nothing to do".to_owned(), |gain| format!("not taken: {gain}")),
+            };
+            t.fact(step.step, text);
+        }
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
         t.fact("time", times.join(", "));
         if let Some(peak) = self.peak_memory {

@@ -76,6 +76,7 @@ pub fn quantize_weights(
         }),
         counts,
         nodes,
+        steps: Vec::new(),
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),

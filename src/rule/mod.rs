@@ -1,11 +1,13 @@
 //! What quantization knows of each operator, as data. Sources: the operator's text in the ONNX specification,
 //! and, for the roles, the placement rules of onnxruntime's QDQ tool.
 
+mod channel_index;
 mod table;
 
 use crate::model::{NodeExt, NodeProto};
 use crate::number::Range;
 
+pub use channel_index::ChannelIndex;
 pub use table::RULES;
 
 /// What quantization knows of one operator of ONNX's own domain.

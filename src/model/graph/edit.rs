@@ -99,6 +99,21 @@ impl Graph {
         Ok(())
     }
 
+    /// Gives a value that a node makes a name like `base`, and returns it. A value that is pinned, or made by no node, keeps
+    /// its name, which is returned.
+    pub fn rename_value(&mut self, value: &str, base: &str) -> Result<String> {
+        let Some((producer, place)) = self.producer(value).filter(|_| !self.is_pinned(value)) else {
+            return Ok(value.to_owned());
+        };
+        let name = self.fresh_name(base);
+        if let Some(info) = self.value_info(value).cloned() {
+            self.add_value_info(ValueInfoProto { name: Some(name.clone()), ..info });
+        }
+        self.edit(producer, |n| n.output[place] = name.clone())?;
+        self.redirect(value, &name)?;
+        Ok(name)
+    }
+
     /// Takes out a node that hands its value on: what read `output` now reads `input`.
     ///
     /// Where `output` is a graph output and `input` is neither pinned nor a constant, the producer of `input`

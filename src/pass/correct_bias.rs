@@ -1,0 +1,102 @@
+//! Biases take back what rounding the weights adds to the mean of a layer's output.
+
+use super::layer_bias::LayerBias;
+use super::{Context, Effect, Pass, Skipped};
+use crate::calibrate::{Channels, Statistics};
+use crate::error::{Place, Result};
+use crate::model::{Graph, Model, NodeExt, Use};
+use crate::number::fake_quantize;
+use crate::plan::{ConstantDecision, Part, Plan};
+use crate::rule::ChannelIndex;
+
+/// Subtracts from each bias what the rounding of its weight shifts the mean of the output by:
+/// `b[o] -= sum over i of (Q(W) - W)[o, i] E[x[i]]`, kernels summed up.
+///
+/// The error of one weight is the same for every input, so where the input is not zero on average (behind a ReLU it never
+/// is) the output is off on average. `E[x]` comes from [`Context::statistics`]: of batch normalizations, followed through
+/// the graph, or of samples. The edges of padded images, where part of a kernel sees zeros, are taken like the rest.
+///
+/// - **Does**: changes the bias of Conv, ConvTranspose and Gemm (a new one where there is none) and the constant of an Add
+///   behind a MatMul. Weights stay as they are; plan again afterwards, since the biases' codes change.
+/// - **Skips when** nothing is known of the input's mean; the bias is not constant; nothing is added behind a MatMul.
+/// - **Before**: `y = W x + b`. **After**: `y = W x + b - (Q(W) - W) E[x]`.
+/// - **Source**: Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, 2019, section 4.2,
+///   equations 16 to 18.
+#[derive(Debug, Clone, Copy)]
+pub struct CorrectBias<'a> {
+    /// Which weights are rounded, and how.
+    pub plan: &'a Plan,
+}
+
+impl Pass for CorrectBias<'_> {
+    fn name(&self) -> &'static str {
+        "correct-bias"
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Lossy
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        for (&at, decision) in self.plan.constants.iter().filter(|(_, d)| d.part == Part::Weight) {
+            let place = || model.graph.label(at.node);
+            match shift(&model.graph, at, decision, &cx.statistics).at(place)? {
+                Ok(Shift { bias, errors }) => {
+                    bias.shift(&mut model.graph, &errors)?;
+                    cx.changed += 1;
+                }
+                Err(reason) => {
+                    let (pass, node) = (self.name(), model.graph.label(at.node));
+                    cx.skipped.push(Skipped { pass, node, reason });
+                }
+            }
+        }
+        if cx.changed > 0 {
+            model.allow_constants();
+        }
+        model.graph.drop_unused_initializers();
+        Ok(())
+    }
+}
+
+/// What is to be added to a bias, an output channel each.
+struct Shift {
+    bias: LayerBias,
+    errors: Vec<f64>,
+}
+
+fn shift(
+    graph: &Graph,
+    at: Use,
+    decision: &ConstantDecision,
+    statistics: &Statistics,
+) -> Result<std::result::Result<Shift, String>> {
+    let Some(node) = graph.node(at.node) else { return Ok(Err("it was removed".into())) };
+    let Some(weight) = graph.constant(&decision.initializer)? else { return Ok(Err("its weight is gone".into())) };
+    let indices = (ChannelIndex::inputs(node, weight.shape()), ChannelIndex::outputs(node, weight.shape()));
+    let (Some(inputs), Some(outputs)) = indices else { return Ok(Err("its weight has an unusual shape".into())) };
+    let input = node.input_at(0).unwrap_or_default();
+    let fits = |c: &&Channels| {
+        let axis = if node.is("MatMul") { graph.stated_rank(input).map(|r| r.saturating_sub(1)) } else { Some(1) };
+        c.spreads.len() == inputs.channels() && axis.is_none_or(|a| a == c.axis)
+    };
+    let Some(known) = statistics.get(input).filter(fits) else {
+        return Ok(Err(format!("nothing is known of the mean of `{input}`")));
+    };
+    let bias = match LayerBias::of(graph, at.node, outputs.channels(), &weight)? {
+        Ok(bias) => bias,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let exact = weight.f32s()?;
+    let mut rounded = exact.to_vec();
+    fake_quantize(&mut rounded, weight.shape(), &decision.params)?;
+    let mut errors: Vec<f64> = rounded.iter().zip(exact.iter()).map(|(q, w)| f64::from(*q) - f64::from(*w)).collect();
+    let means: Vec<f64> = known.spreads.iter().map(|s| s.mean).collect();
+    inputs.scale(&mut errors, &means);
+    let alpha = if node.is("Gemm") { node.float("alpha").unwrap_or(1.0) } else { 1.0 };
+    let errors: Vec<f64> = outputs.sums(&errors).into_iter().map(|e| -e * f64::from(alpha)).collect();
+    if errors.iter().any(|e| !e.is_finite()) {
+        return Ok(Err("the correction would not be finite".into()));
+    }
+    Ok(Ok(Shift { bias, errors }))
+}

@@ -1,0 +1,46 @@
+//! Which steps toward accuracy are taken.
+
+/// Whether a step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Switch {
+    /// Never.
+    Off,
+    /// Always.
+    On,
+    /// Where it is measured to help, on a few of the calibration samples. Without samples, channels are scaled and biases
+    /// corrected, and nothing else.
+    #[default]
+    Auto,
+}
+
+/// The steps that change a float model, or its biases, so that rounding loses less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// Scales channels so that their ranges become alike.
+    pub equalize: Switch,
+    /// Moves what a bias lifts far above a ReLU into the next layer.
+    pub absorb_bias: Switch,
+    /// Ends ranges of activations where what training left in batch normalizations ends, six standard deviations from
+    /// the mean; only with ranges of everything that was seen ([`Method::MinMax`](crate::observe::Method::MinMax)).
+    pub limit_ranges: Switch,
+    /// Takes from biases what rounding the weights adds to them.
+    pub correct_bias: Switch,
+}
+
+impl Steps {
+    /// No step at all.
+    pub const NONE: Steps =
+        Steps { equalize: Switch::Off, absorb_bias: Switch::Off, limit_ranges: Switch::Off, correct_bias: Switch::Off };
+
+    /// Whether any step is left to measuring.
+    pub fn leaves_open(&self) -> bool {
+        [self.equalize, self.absorb_bias, self.limit_ranges, self.correct_bias].contains(&Switch::Auto)
+    }
+}
+
+impl Default for Steps {
+    fn default() -> Steps {
+        let auto = Switch::Auto;
+        Steps { equalize: auto, absorb_bias: auto, limit_ranges: auto, correct_bias: auto }
+    }
+}
