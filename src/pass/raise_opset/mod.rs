@@ -30,13 +30,15 @@ mod steps;
 mod tile;
 mod top_k;
 
+use std::collections::BTreeSet;
+
 pub(super) use function::raise as raise_function;
 use scope::Scope;
 use steps::{GREW, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{AttributeExt, Model, NodeExt, NodeProto, imported};
+use crate::model::{AttributeExt, Model, NodeExt, NodeProto, domain_of, imported};
 use crate::schema::{self, Operator};
 
 /// The newest opset that the tables of steps know.
@@ -77,6 +79,7 @@ impl Pass for RaiseOpset {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        one_version(model)?;
         if model.opset() >= self.to {
             return Ok(());
         }
@@ -90,6 +93,20 @@ impl Pass for RaiseOpset {
         model.graph.prune_value_info(|_| false);
         Ok(())
     }
+}
+
+/// Refuses a model that imports ONNX's own operator set in two versions: ONNX binds nodes to the higher, engines to the
+/// last.
+fn one_version(model: &Model) -> Result<()> {
+    let imports = &model.metadata().opset_import;
+    let versions: BTreeSet<i64> =
+        imports.iter().filter(|o| domain_of(o.domain()).is_empty()).map(|o| o.version()).collect();
+    if versions.len() < 2 {
+        return Ok(());
+    }
+    let what = format!("the model imports {} versions of ONNX's operator set: {versions:?}", versions.len());
+    Err(Error::new(ErrorKind::InvalidModel, what)
+        .hint("engines differ in which one they take: state one in `opset_import`"))
 }
 
 /// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
@@ -207,6 +224,18 @@ mod tests {
     use super::*;
     use crate::model::GraphProto;
     use crate::model::attribute::{float, int, ints};
+
+    #[test]
+    fn two_versions_of_the_operator_set_are_refused() {
+        let twice = |versions: [i64; 2]| {
+            let mut proto = model(11, graph("x", vec![node("Neg", "x", "y", &[])], vec![], "y")).to_proto();
+            let import = |v| crate::proto::OperatorSetIdProto { domain: None, version: Some(v) };
+            proto.opset_import = versions.map(import).to_vec();
+            sketch::run(&RaiseOpset { to: 13 }, &mut Model::from_proto(proto).unwrap())
+        };
+        assert!(twice([11, 13]).unwrap_err().to_string().contains("2 versions of ONNX's operator set: {11, 13}"));
+        assert!(twice([11, 11]).is_ok());
+    }
 
     /// The graph after raising.
     pub(super) fn raised_from(from: i64, to: i64, graph: GraphProto) -> Result<Model> {
