@@ -156,3 +156,28 @@ fn the_new_model_may_go_to_another_file_system() {
     assert!(Path::new(&link).is_symlink());
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
 }
+
+/// Interrupted while there is a temporary file, it takes that along.
+#[test]
+fn interrupted_it_leaves_no_temporary_file() {
+    let stand = Stand::of("always");
+    let before = stand.files();
+    let temporary = || stand.files().iter().any(|f| f.ends_with(".tmp"));
+    let mut interrupted = 0;
+    // A process may be done before it is seen to write.
+    for _ in 0..200 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
+        let mut child = command.args(&stand.args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !temporary() && child.try_wait().unwrap().is_none() {}
+        let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        let code = child.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 130)), "{code:?}");
+        assert!(!temporary(), "{:?}", stand.files());
+        interrupted += usize::from(code == Some(130));
+        if interrupted == 3 {
+            break;
+        }
+    }
+    assert!(interrupted > 0);
+    assert_eq!(before.len(), stand.files().len());
+}

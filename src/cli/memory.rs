@@ -95,6 +95,7 @@ fn given(p: *mut u8, size: usize) -> *mut u8 {
 #[cold]
 fn out_of_memory(size: usize) -> ! {
     say_out_of_memory(size);
+    qdq::model::remove_unfinished();
     std::process::exit(2)
 }
 

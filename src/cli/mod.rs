@@ -30,9 +30,17 @@ enum Cli {
     Validate(Box<validate::ValidateArgs>),
 }
 
+/// The exit code of a process that was interrupted, as shells give it.
+const INTERRUPTED: i32 = 130;
+
 /// Parses the arguments and runs the subcommand. Data go to stdout, words to stderr; failures exit with 2.
 pub fn main() -> ExitCode {
     memory::bound();
+    // Without a handler a process that is interrupted leaves its temporary files behind.
+    let _ = ctrlc::set_handler(|| {
+        qdq::model::remove_unfinished();
+        std::process::exit(INTERRUPTED);
+    });
     // The engine's panics on unusual models come back as errors, and are told as such.
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

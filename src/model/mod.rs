@@ -44,7 +44,7 @@ pub use sparse::{SparseHead, sparse_name};
 pub use tensor::Tensor;
 pub(crate) use tensor::hold_axes;
 pub use widen::widen;
-pub use write::{ExternalData, WriteOptions, Written, folder_of, replace_file};
+pub use write::{ExternalData, WriteOptions, Written, folder_of, remove_unfinished, replace_file};
 
 pub use crate::proto::tensor_proto::DataType;
 pub use crate::proto::{

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::NamedTempFile;
 
@@ -182,9 +183,23 @@ fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
+/// Where files are, or were, in the making.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 /// A file that vanishes unless it gets a name.
 pub(super) fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder)
+    let file = tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder)?;
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    unfinished.retain(|path| path.exists());
+    unfinished.push(file.path().to_owned());
+    Ok(file)
+}
+
+/// Removes what is being written, for a process that is about to end, as by Ctrl-C; nobody can write after that.
+pub fn remove_unfinished() {
+    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Gives a complete file its name, and the permissions of the one that it replaces.
