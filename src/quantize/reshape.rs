@@ -220,7 +220,7 @@ pub(super) fn reshape(
     };
     let needed = trial.map_or(0.0, |t| if t.picks.len() < TRIAL { NEEDED_OF_FEW } else { NEEDED });
     let mut best = try_out(prepared, &cx.statistics)?;
-    let equalize = Equalize { per_channel: policy.per_channel, bounds: Bounds::Loose };
+    let equalize = Equalize { shapes: &shapes, per_channel: policy.per_channel, bounds: Bounds::Loose };
     let tries: [(Switch, &dyn Pass, bool); 2] =
         [(steps.equalize, &equalize, true), (steps.absorb_bias, &AbsorbBias, false)];
     for (switch, pass, untried) in tries.into_iter().filter(|(switch, ..)| *switch != Switch::Off) {
