@@ -423,27 +423,26 @@ fn block(depth: u32) -> BoxedStrategy<Block> {
 
 /// Writes a block as a graph. `visible` are the values around it. Names are taken from a small set, so that branches
 /// beside each other share names; what is around is not shadowed.
-fn write(block: &Block, visible: &[String]) -> GraphProto {
+fn write(block: &Block, visible: &[String], depth: usize) -> GraphProto {
     let mut known = visible.to_vec();
     let mut graph = GraphProto { name: Some("g".into()), ..Default::default() };
     for statement in &block.statements {
-        let fresh = |pick: usize, known: &[String]| {
-            let base = ["a", "b", "c", "d", "e"][pick];
-            (0..)
-                .map(|i| if i == 0 { base.to_owned() } else { format!("{base}_{i}") })
-                .find(|n| !known.contains(n) && !known.contains(&format!("{n}?")))
+        let fresh = |pick: usize, behind: &str, known: &[String]| {
+            let base = ["a", "b", "c", "d", "e"][pick].to_owned() + behind;
+            (0..).map(|i| if i == 0 { base.clone() } else { format!("{base}_{i}") }).find(|n| !known.contains(n))
         };
         let pick = |i: usize| known[i % known.len()].clone();
         match statement {
             Statement::Compute { op, a, b, name } => {
                 let (op, arity) = OPERATORS[*op];
                 let inputs = [pick(*a), pick(*b)][..arity].join(" ");
-                let name = fresh(*name, &known).unwrap();
+                let name = fresh(*name, "", &known).unwrap();
                 graph.node.push(node(op, &inputs, &name, &[]));
                 known.push(name);
             }
             Statement::Constant { x, node: as_node, name } => {
-                let name = fresh(*name, &known).unwrap();
+                // An initializer must not hide one of a graph around it, wherever that comes in the list.
+                let name = fresh(*name, &".".repeat(depth), &known).unwrap();
                 let tensor = floats(&name, &[1], &[f32::from(*x) / 64.0]);
                 if *as_node {
                     graph.node.push(node("Constant", "", &name, &[qdq::model::attribute::tensor("value", tensor)]));
@@ -454,8 +453,8 @@ fn write(block: &Block, visible: &[String]) -> GraphProto {
             }
             Statement::Choose { on, known: constant, then, other, name } => {
                 let on = pick(*on);
-                let name = fresh(*name, &known).unwrap();
-                let condition = format!("{name}?");
+                let name = fresh(*name, "", &known).unwrap();
+                let condition = format!("{name}?{depth}");
                 match constant {
                     Some(x) => {
                         let tensor = Tensor::new(DataType::Bool, vec![1], vec![u8::from(*x)].into()).unwrap();
@@ -463,9 +462,7 @@ fn write(block: &Block, visible: &[String]) -> GraphProto {
                     }
                     None => graph.node.push(node("Greater", &format!("{on} zero"), &condition, &[])),
                 }
-                let mut around = known.clone();
-                around.push(name.clone());
-                let inside = |b: &Block| write(b, &known);
+                let inside = |b: &Block| write(b, &known, depth + 1);
                 graph.node.push(choose(&condition, &name, inside(then), inside(other)));
                 known.push(name);
             }
@@ -527,7 +524,7 @@ proptest! {
     /// computes what the model does.
     #[test]
     fn random_graphs_inside_graphs_keep_what_they_compute(block in block(3), xs in proptest::collection::vec(-2f32..2.0, 3)) {
-        let mut graph = write(&block, &["x".to_owned(), "zero".to_owned()]);
+        let mut graph = write(&block, &["x".to_owned(), "zero".to_owned()], 0);
         let last = graph.output[0].name().to_owned();
         graph.node.push(node("Identity", &last, "y", &[]));
         graph.initializer.push(floats("zero", &[1], &[0.0]));

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::graph::{Around, Scope};
-use super::model::{Imports, normal};
+use super::model::Imports;
 use super::{Checker, Place, count, rules};
-use crate::model::{ModelProto, NodeExt, NodeProto};
+use crate::model::{ModelProto, NodeExt, NodeProto, domain_of};
 use crate::proto::FunctionProto;
 use crate::schema;
 
@@ -14,12 +14,12 @@ pub(super) type Id<'m> = (&'m str, &'m str, &'m str);
 
 /// The identity of a function.
 pub(super) fn id_of(f: &FunctionProto) -> Id<'_> {
-    (normal(f.domain()), f.name(), f.overload())
+    (domain_of(f.domain()), f.name(), f.overload())
 }
 
 /// The identity of the function that a node would call.
 pub(super) fn called(node: &NodeProto) -> Id<'_> {
-    (normal(node.domain()), node.op_type(), node.overload())
+    (domain_of(node.domain()), node.op_type(), node.overload())
 }
 
 /// Chains of calls that are longer than this are refused, as the checker of ONNX does (`kMaxFunctionCallDepth`).
@@ -37,7 +37,7 @@ impl<'m> Checker<'m> {
         }
         // A domain that only functions import has the version of the first that does.
         for import in model.functions.iter().flat_map(|f| &f.opset_import) {
-            imports.0.entry(normal(import.domain())).or_insert(import.version());
+            imports.0.entry(domain_of(import.domain())).or_insert(import.version());
         }
         let mut seen = HashSet::new();
         for f in &model.functions {
@@ -155,7 +155,7 @@ impl<'m> Checker<'m> {
 /// What a node of a function is bound to differs between the imports of the function and those of the model.
 fn differs(node: &NodeProto, function: &Imports<'_>, model: &Imports<'_>) -> Option<String> {
     let (here, there) = (function.version(node.domain())?, model.version(node.domain())?);
-    let operator = schema::domain(normal(node.domain()))?.operator(node.op_type())?;
+    let operator = schema::domain(domain_of(node.domain()))?.operator(node.op_type())?;
     let since = |opset| operator.at(opset).map(|v| v.since);
     (here != there && since(here) != since(there)).then(|| {
         let op = node.operator();

@@ -153,6 +153,7 @@ impl<'m> Checker<'m> {
         let rule = match fault {
             NameFault::InputTwice(_) | NameFault::InitializerTwice(_) | NameFault::MadeTwice(_) => &rules::NAME_TWICE,
             NameFault::Shadows(_) => &rules::SHADOWING,
+            NameFault::Hides(_) => &rules::HIDDEN_INITIALIZER,
             NameFault::TooEarly(_) => &rules::ORDER,
             NameFault::Missing(_) => &rules::READS_NOTHING,
             NameFault::OutputMissing(_) | NameFault::OutputFromAround(_) => &rules::GRAPH_OUTPUT,

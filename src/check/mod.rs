@@ -11,7 +11,7 @@
 //! | of | rules |
 //! |---|---|
 //! | the model | `ir-version`, `opset-import`, `metadata`, `no-graph`, `nesting` |
-//! | names | `graph-name`, `name-twice`, `shadowing`, `reads-nothing`, `order`, `graph-output`, `initializer-name`, `initializer-input` |
+//! | names | `graph-name`, `name-twice`, `shadowing`, `reads-nothing`, `order`, `graph-output`, `initializer-name`, `initializer-input`, `hidden-initializer` |
 //! | nodes | `node`, `domain`, `operator`, `inputs`, `outputs`, `subgraph`, `type`, `value-type` |
 //! | attributes | `attribute`, `attribute-twice`, `attribute-unknown`, `attribute-type`, `attribute-missing`, `attribute-reference` |
 //! | tensors | `tensor-type`, `tensor-shape`, `tensor-data`, `tensor-size`, `external-data`, `sparse` |

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::graph::Around;
 use super::{Checker, Place, function, rules};
-use crate::model::ModelProto;
+use crate::model::{ModelProto, domain_of, imported};
 use crate::proto::{OperatorSetIdProto, Version};
 use crate::schema;
 
@@ -21,23 +21,13 @@ pub(super) struct Imports<'m>(pub HashMap<&'m str, i64>);
 
 impl<'m> Imports<'m> {
     pub fn of(list: &'m [OperatorSetIdProto]) -> Imports<'m> {
-        let mut imports = Imports::default();
-        for import in list {
-            // The specification binds nodes to the highest version.
-            let version = imports.0.entry(normal(import.domain())).or_insert(import.version());
-            *version = import.version().max(*version);
-        }
-        imports
+        let domains = list.iter().map(|o| domain_of(o.domain()));
+        Imports(domains.filter_map(|d| Some((d, imported(list, d)?))).collect())
     }
 
     pub fn version(&self, domain: &str) -> Option<i64> {
-        self.0.get(normal(domain)).copied()
+        self.0.get(domain_of(domain)).copied()
     }
-}
-
-/// A domain by its one name: `ai.onnx` is the empty one.
-pub(super) fn normal(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }
 
 impl<'m> Checker<'m> {
@@ -92,7 +82,7 @@ impl<'m> Checker<'m> {
         }
         let mut versions = HashMap::new();
         for import in imports {
-            let (domain, version) = (normal(import.domain()), import.version());
+            let (domain, version) = (domain_of(import.domain()), import.version());
             let name = if domain.is_empty() { "ai.onnx" } else { domain };
             if !(1..=i64::from(i32::MAX)).contains(&version) {
                 self.add(&rules::OPSET_IMPORT, place, format!("{version} is no version of domain `{name}`"));

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use super::graph::{Around, Scope};
-use super::model::normal;
 use super::{Checker, Place, count, function, rules};
-use crate::model::{AttributeProto, NodeExt, NodeProto};
+use crate::model::{AttributeProto, NodeExt, NodeProto, domain_of};
 use crate::proto::attribute_proto::AttributeType;
 use crate::schema::{self, Arity, Parameter, Version};
 
@@ -53,7 +52,7 @@ impl<'m> Checker<'m> {
 
     /// What ONNX says of the node's operator; `None` where it says nothing, or nothing good.
     fn version(&mut self, node: &'m NodeProto, place: &Place<'_>, around: &Around<'_, 'm>) -> Option<&'static Version> {
-        let (domain, op) = (normal(node.domain()), node.op_type());
+        let (domain, op) = (domain_of(node.domain()), node.op_type());
         let Some(opset) = around.imports.version(domain) else {
             if self.missing.insert((around.function.map(function::id_of), domain)) {
                 let (name, who) = (

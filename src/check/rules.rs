@@ -105,6 +105,8 @@ pub(super) const SPELLING: Rule = warning("domain-spelling", "write the domain a
 pub(super) const NODE_NAME: Rule = warning("node-name", "give each node its own name");
 pub(super) const OUTPUT_TWICE: Rule = warning("output-twice", "list the output once");
 pub(super) const DIMENSION: Rule = warning("dimension", "leave the dimension out, or name it by a symbol");
+pub(super) const HIDDEN_INITIALIZER: Rule =
+    warning("hidden-initializer", "rename the inner one: ONNX Runtime reads the outer one, other engines the inner");
 pub(super) const UNUSED_INITIALIZER: Rule = warning("unused-initializer", "drop the tensor");
 pub(super) const UNUSED_NODE: Rule = warning("unused-node", "drop the node");
 pub(super) const UNUSED_FUNCTIONS: Rule = warning("unused-functions", "set the IR version to 8 or later");
@@ -164,6 +166,7 @@ pub(super) const ALL: &[&Rule] = &[
     &NODE_NAME,
     &OUTPUT_TWICE,
     &DIMENSION,
+    &HIDDEN_INITIALIZER,
     &UNUSED_INITIALIZER,
     &UNUSED_NODE,
     &UNUSED_FUNCTIONS,

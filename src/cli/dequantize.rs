@@ -90,7 +90,7 @@ impl DequantizeArgs {
         let missed = made.report.verified.as_ref().map_or(Vec::new(), |v| gate.missed(&v.outputs, None));
         made.model.write(&self.output, &self.write.options())?;
         made.report.peak_memory = memory::peak();
-        self.form.print(&made.report, || made.report.tables())?;
+        self.form.print_beside(&self.output, &made.report, || made.report.tables())?;
         if !self.form.quiet {
             eprintln!("wrote `{}`", self.output.display());
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use qdq::error::{Error, ErrorKind, Result};
+use qdq::model::folder_of;
 
 /// Finds out before the long run what would keep the output from being written; `needed` says why the given model must
 /// stay.
@@ -24,7 +25,7 @@ pub fn check(model: Option<&Path>, output: &Path, force: bool, needed: &str) -> 
     if output.exists() && !force {
         return Err(usage(format!("`{}` exists", output.display())).hint("give `--force` to replace it"));
     }
-    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(output);
     if !folder.is_dir() {
         return Err(usage(format!("there is no folder `{}`", folder.display())).hint("make it first"));
     }

@@ -1,6 +1,7 @@
 //! What reaches the terminal.
 
 use std::io::{ErrorKind as Io, Write};
+use std::path::Path;
 
 use clap::Args;
 use qdq::error::{Error, Result};
@@ -37,7 +38,26 @@ pub struct FormArgs {
 impl FormArgs {
     /// Prints facts: as JSON, as Markdown or as text.
     pub fn print(&self, facts: &impl Serialize, tables: impl FnOnce() -> Vec<Table>) -> Result<()> {
-        data(&if self.json {
+        data(&self.text(facts, tables)?)
+    }
+
+    /// Prints facts of what was written to `output`: to stderr if that is no file, since it may be stdout.
+    pub fn print_beside(
+        &self,
+        output: &Path,
+        facts: &impl Serialize,
+        tables: impl FnOnce() -> Vec<Table>,
+    ) -> Result<()> {
+        let text = self.text(facts, tables)?;
+        if output.metadata().is_ok_and(|m| !m.is_file()) {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return Ok(());
+        }
+        data(&text)
+    }
+
+    fn text(&self, facts: &impl Serialize, tables: impl FnOnce() -> Vec<Table>) -> Result<String> {
+        Ok(if self.json {
             report::json(facts)?
         } else if self.markdown {
             report::markdown(&tables())

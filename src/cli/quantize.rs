@@ -1,14 +1,14 @@
 //! `qdq quantize`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Tract;
-use qdq::model::{InputSpec, Model, Scratch};
+use qdq::model::{InputSpec, Model, Scratch, folder_of};
 use qdq::number::{Format, Range};
 use qdq::observe::Method;
 use qdq::plan::{Patterns, Policy, Steps, Switch};
@@ -307,7 +307,7 @@ impl QuantizeArgs {
         }
         quantized.report.peak_memory = memory::peak();
         let report = &quantized.report;
-        self.form.print(report, || report.tables())?;
+        self.form.print_beside(&self.output, report, || report.tables())?;
         if write && !self.form.quiet {
             eprintln!("wrote `{}`", self.output.display());
         }
@@ -327,8 +327,7 @@ impl QuantizeArgs {
             }
             let verify = samples.map(|s| (s, &Tract as _));
             // What is verified by running it fits memory; what is not may be larger.
-            let folder = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let scratch = samples.is_none().then(|| Scratch::new(folder));
+            let scratch = samples.is_none().then(|| Scratch::new(folder_of(&self.output)));
             return quantize_weights(model, &policy, verify, scratch, progress);
         }
         let file = self.ranges.as_deref().map(read_ranges).transpose()?;

@@ -1,7 +1,6 @@
 //! QuantizeLinear and DequantizeLinear that have no partner, as arithmetic.
 
 use super::FAKE_QUANTIZE;
-use super::lower::fake_quantize;
 use super::unpack::held_as;
 use crate::error::{Place, Result};
 use crate::model::{At, AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute};
@@ -115,4 +114,16 @@ impl Steps {
             *n = last;
         })
     }
+}
+
+/// The attributes of [`FAKE_QUANTIZE`]. Errors as [`Linear::params`].
+pub(super) fn fake_quantize(params: &Linear) -> Result<Vec<AttributeProto>> {
+    let format = params.params_of_any_rank()?.format();
+    Ok(vec![
+        attribute::floats("scales", &params.scales),
+        attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
+        attribute::int("lowest", format.min.into()),
+        attribute::int("highest", format.max.into()),
+        attribute::int("axis", params.axis),
+    ])
 }

@@ -2,14 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::arithmetic::spell_out;
+use super::arithmetic::{fake_quantize, spell_out};
 use super::densify::densify;
 use super::unpack::unpack;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::integer::expand;
-use crate::model::{
-    At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen,
-};
+use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
@@ -107,18 +105,6 @@ fn name_apart(graph: &mut Graph) -> Result<()> {
 
 fn has_constant_scale(graph: &Graph, node: &NodeProto) -> bool {
     node.input_at(1).is_some_and(|s| graph.initializer(s).is_some())
-}
-
-/// The attributes of [`FAKE_QUANTIZE`]. Errors as [`Linear::params`].
-pub(super) fn fake_quantize(params: &Linear) -> Result<Vec<AttributeProto>> {
-    let format = params.params_of_any_rank()?.format();
-    Ok(vec![
-        attribute::floats("scales", &params.scales),
-        attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
-        attribute::int("lowest", format.min.into()),
-        attribute::int("highest", format.max.into()),
-        attribute::int("axis", params.axis),
-    ])
 }
 
 /// Puts fake quantization in the place of a DequantizeLinear, and drops its QuantizeLinear once nothing reads that.

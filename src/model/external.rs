@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{AttributeExt, GraphProto, NodeExt, NodeProto, SparseTensorProto, TensorProto, map};
+use super::{AttributeExt, GraphProto, NodeExt, NodeProto, SparseTensorProto, TensorProto, folder_of, map};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::proto::tensor_proto::DataLocation;
 
@@ -30,8 +30,7 @@ fn malformed(message: impl Into<String>) -> Error {
 impl External {
     /// The files beside the model at that path.
     pub fn beside(model: &Path) -> External {
-        let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        External { folder: Some(folder.to_owned()), files: HashMap::new() }
+        External { folder: Some(folder_of(model).to_owned()), files: HashMap::new() }
     }
 
     /// No files: a model in memory has nothing beside it.

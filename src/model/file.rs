@@ -8,9 +8,9 @@ use prost::Message;
 use super::external::External;
 use super::graph::Part;
 use super::wire::{Encode, Field, Kept, Pieces, fields};
-use super::{BodyId, Graph, ModelProto, map};
+use super::{BodyId, Graph, ModelProto, imported, map, state_import};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::proto::{FunctionProto, OperatorSetIdProto, StringStringEntryProto};
+use crate::proto::{FunctionProto, StringStringEntryProto};
 
 /// The field of a model that holds its graph.
 const GRAPH: u32 = 7;
@@ -31,7 +31,7 @@ fn malformed(message: impl Into<String>) -> Error {
 }
 
 /// What is said of bytes that are no model.
-pub(super) fn not_onnx(e: prost::DecodeError) -> Error {
+pub(super) fn not_onnx(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     malformed("not an ONNX model, or cut short")
         .caused_by(e)
         .hint("an .onnx file is a binary protobuf; a Git LFS pointer or a web page saved under that name is not one")
@@ -162,32 +162,27 @@ impl Model {
     ///
     /// A model that imports other domains only counts as version 1.
     pub fn opset(&self) -> i64 {
-        self.rest.opset_import.iter().find(|o| matches!(o.domain(), "" | "ai.onnx")).map_or(1, |o| o.version())
+        imported(&self.rest.opset_import, "").unwrap_or(1)
     }
 
     /// States another version of ONNX's own operator set, and the IR version that goes with it where the model's is lower.
     ///
     /// The nodes are not changed: that is the work of the pass that raises the opset.
     pub fn state_opset(&mut self, version: i64) {
-        let imports = &mut self.rest.edit().opset_import;
-        match imports.iter_mut().find(|o| matches!(o.domain(), "" | "ai.onnx")) {
-            Some(import) => import.version = Some(version),
-            None => imports.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(version) }),
-        }
+        state_import(&mut self.rest.edit().opset_import, "", version);
         self.raise_ir_version(ir_version_of(version));
     }
 
     /// Imports an operator set that the model does not import yet.
     pub fn import(&mut self, domain: &str, version: i64) {
         if self.imported(domain).is_none() {
-            let import = OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
-            self.rest.edit().opset_import.push(import);
+            state_import(&mut self.rest.edit().opset_import, domain, version);
         }
     }
 
     /// The version of an operator set that the model imports; `None` if it does not.
     pub fn imported(&self, domain: &str) -> Option<i64> {
-        self.rest.opset_import.iter().find(|o| o.domain() == domain).map(|o| o.version())
+        imported(&self.rest.opset_import, domain)
     }
 
     /// Raises the IR version to 4 where it is lower: since then an initializer need not be a graph input, and one

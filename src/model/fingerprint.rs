@@ -1,17 +1,18 @@
 //! By what a model is known again.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::{Model, Tensor, release};
+use super::{Model, NodeProto, Tensor, release};
 
 /// The SHA-256 hash, in hexadecimal digits, of what the model computes: its operator sets, inputs, outputs, nodes,
 /// constants and functions.
 ///
-/// It does not depend on where the data of constants are stored (as raw data, as lists of numbers, or in another file),
-/// nor on metadata, notes, or what is said of the shapes of inner values.
+/// It does not depend on where the data of initializers are stored (as raw data, as lists of numbers, or in another
+/// file), nor on metadata and notes of the model and its nodes, or what is said of the shapes of inner values.
 pub fn fingerprint(model: &Model) -> String {
     let mut hash = Sha256::new();
     // Lengths in front keep neighbours apart.
@@ -32,7 +33,7 @@ pub fn fingerprint(model: &Model) -> String {
         part(&value.r#type.as_ref().map(Message::encode_to_vec).unwrap_or_default());
     }
     for (_, node) in graph.nodes() {
-        part(&node.encode_to_vec());
+        part(&without_notes(node).encode_to_vec());
     }
     for proto in graph.initializers() {
         part(proto.name().as_bytes());
@@ -54,6 +55,14 @@ pub fn fingerprint(model: &Model) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// A node without what is only said of it.
+fn without_notes(node: &NodeProto) -> Cow<'_, NodeProto> {
+    if node.doc_string.is_none() && node.metadata_props.is_empty() {
+        return Cow::Borrowed(node);
+    }
+    Cow::Owned(NodeProto { doc_string: None, metadata_props: Vec::new(), ..node.clone() })
 }
 
 #[cfg(test)]

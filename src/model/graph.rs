@@ -327,6 +327,11 @@ impl Graph {
         }
     }
 
+    /// What is said of values: of inputs, of outputs, and of others.
+    pub(crate) fn value_infos(&self) -> impl Iterator<Item = &ValueInfoProto> {
+        infos(&self.rest)
+    }
+
     /// What the file says of the value's type: an input, an output or a value_info entry, here or where a body captures
     /// it from.
     pub fn value_info(&self, name: &str) -> Option<&ValueInfoProto> {

@@ -1,6 +1,6 @@
 //! QuantizeLinear and DequantizeLinear nodes, as graphs hold them (ai.onnx 10 to 25, and com.microsoft).
 
-use super::{DataType, Graph, NodeExt, NodeProto, Tensor, dtype_name, format_of, minifloat_of};
+use super::{DataType, Graph, NodeExt, NodeProto, Tensor, domain_of, dtype_name, format_of, minifloat_of};
 use crate::error::{Error, ErrorKind, Place, Result, listed};
 use crate::number::{Format, Granularity, QuantParams, rescale};
 
@@ -39,12 +39,12 @@ fn invalid(what: String) -> Error {
 impl Linear {
     /// Whether the node is a QuantizeLinear.
     pub fn quantizes(node: &NodeProto) -> bool {
-        node.op_type() == "QuantizeLinear" && matches!(node.domain(), "" | "ai.onnx" | "com.microsoft")
+        node.op_type() == "QuantizeLinear" && matches!(domain_of(node.domain()), "" | "com.microsoft")
     }
 
     /// Whether the node is a DequantizeLinear.
     pub fn dequantizes(node: &NodeProto) -> bool {
-        node.op_type() == "DequantizeLinear" && matches!(node.domain(), "" | "ai.onnx" | "com.microsoft")
+        node.op_type() == "DequantizeLinear" && matches!(domain_of(node.domain()), "" | "com.microsoft")
     }
 
     /// Reads scales, zero points and element type of such a node.

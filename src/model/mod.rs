@@ -1,12 +1,14 @@
 //! A model in memory: [`Model`] is metadata and a [`Graph`]; both keep the file's own messages, so that
 //! reading and writing an untouched model gives the same bytes.
 
+mod data_file;
 mod dtype;
 mod encoding;
 mod external;
 mod file;
 mod fingerprint;
 mod graph;
+mod imports;
 mod index;
 mod input;
 mod linear;
@@ -29,6 +31,8 @@ pub use encoding::{data_len, sizes, strings};
 pub use file::Model;
 pub use fingerprint::fingerprint;
 pub use graph::{At, BodyId, Graph, Inlined, NodeId, Renamed, Use, first_value};
+pub(crate) use imports::state_import;
+pub use imports::{domain_of, imported};
 pub use index::captures;
 pub use input::{Dim, InputSpec};
 pub use linear::{Blocks, Linear};
@@ -40,7 +44,7 @@ pub use sparse::{SparseHead, sparse_name};
 pub use tensor::Tensor;
 pub(crate) use tensor::hold_axes;
 pub use widen::widen;
-pub use write::{ExternalData, WriteOptions, Written, replace_file};
+pub use write::{ExternalData, WriteOptions, Written, folder_of, replace_file};
 
 pub use crate::proto::tensor_proto::DataType;
 pub use crate::proto::{

@@ -35,6 +35,8 @@ pub enum NameFault<'m> {
     MadeTwice(&'m str),
     /// A node makes it in a graph that is inside of one where it is known.
     Shadows(&'m str),
+    /// It is an initializer in a graph that is inside of one where it is another initializer.
+    Hides(&'m str),
     /// It is read, and made further on.
     TooEarly(&'m str),
     /// It is read, and nothing makes it.
@@ -45,10 +47,13 @@ pub enum NameFault<'m> {
     OutputFromAround(&'m str),
 }
 
-use NameFault::{InitializerTwice, InputTwice, MadeTwice, Missing, OutputFromAround, OutputMissing, Shadows, TooEarly};
+use NameFault::{
+    Hides, InitializerTwice, InputTwice, MadeTwice, Missing, OutputFromAround, OutputMissing, Shadows, TooEarly,
+};
 
 impl NameFault<'_> {
-    /// Whether the graph still means one thing: the innermost value of a name is the one that is read.
+    /// Whether the graph still means one thing: the innermost value of a name is the one that is read. Of an initializer
+    /// that hides another, ONNX Runtime reads the outer one, and other engines the inner.
     pub fn is_harmless(self) -> bool {
         matches!(self, Shadows(_) | OutputFromAround(_))
     }
@@ -61,6 +66,7 @@ impl fmt::Display for NameFault<'_> {
             InitializerTwice(name) => write!(f, "two initializers are named `{name}`"),
             MadeTwice(name) => write!(f, "`{name}` is produced twice"),
             Shadows(name) => write!(f, "produces `{name}`, which the graph around it has too"),
+            Hides(name) => write!(f, "the initializer `{name}` hides one of the graph around it"),
             TooEarly(name) => write!(f, "reads `{name}`, before it is produced"),
             Missing(name) => write!(f, "reads `{name}`, which nothing produces"),
             OutputMissing(name) => write!(f, "nothing produces the graph output `{name}`"),
@@ -84,12 +90,21 @@ impl<'s, 'm> Names<'s, 'm> {
     /// Takes in an initializer, which may stand for an input.
     pub fn initializer(&mut self, name: &'m str) -> Option<NameFault<'m>> {
         let before = self.here.insert(name, Source::Initializer);
-        (before == Some(Source::Initializer) && !name.is_empty()).then_some(InitializerTwice(name))
+        match before {
+            _ if name.is_empty() => None,
+            Some(Source::Initializer) => Some(InitializerTwice(name)),
+            _ => self.around.filter(|a| a.source(name) == Some(Source::Initializer)).map(|_| Hides(name)),
+        }
     }
 
     /// Whether the graph itself has the name.
     pub fn has(&self, name: &str) -> bool {
         self.here.contains_key(name)
+    }
+
+    /// Where the name comes from that is read here.
+    fn source(&self, name: &str) -> Option<Source> {
+        self.here.get(name).copied().or_else(|| self.around?.source(name))
     }
 
     /// Whether the name can be read here.
@@ -174,6 +189,8 @@ mod tests {
         assert_eq!(outer.read("a", || true), Some(TooEarly("a")));
         assert_eq!(outer.read("a", || false), Some(Missing("a")));
         assert_eq!((outer.make("a"), outer.make("a"), outer.make("")), (None, Some(MadeTwice("a")), None));
+        let mut inner = Names::inside(Some(&outer));
+        assert_eq!(inner.initializer("x"), Some(Hides("x")));
         let mut inner = Names::inside(Some(&outer));
         assert_eq!((inner.read("a", || false), inner.output("a")), (None, Some(OutputFromAround("a"))));
         assert_eq!((inner.input("x"), inner.make("a")), (None, Some(Shadows("a"))));

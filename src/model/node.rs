@@ -1,6 +1,6 @@
 //! Reading and making attributes of nodes.
 
-use super::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use super::{AttributeProto, GraphProto, NodeProto, TensorProto, domain_of};
 use crate::error::shortened;
 use crate::proto::attribute_proto::AttributeType;
 
@@ -91,14 +91,14 @@ impl NodeExt for NodeProto {
     }
 
     fn operator(&self) -> String {
-        match self.domain() {
-            "" | "ai.onnx" => self.op_type().to_owned(),
+        match domain_of(self.domain()) {
+            "" => self.op_type().to_owned(),
             domain => format!("{domain}.{}", self.op_type()),
         }
     }
 
     fn is(&self, op_type: &str) -> bool {
-        self.op_type() == op_type && matches!(self.domain(), "" | "ai.onnx")
+        self.op_type() == op_type && domain_of(self.domain()).is_empty()
     }
 
     fn subgraphs(&self) -> impl Iterator<Item = &GraphProto> {

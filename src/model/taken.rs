@@ -1,10 +1,11 @@
 //! The names that a model has, so that new ones differ from all of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// Names, and for each the first number that was not tried behind it.
+/// Names, and for each the first number that was not tried behind it. Clones share them until one takes a name.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Taken(HashMap<String, u64>);
+pub(super) struct Taken(Arc<HashMap<String, u64>>);
 
 impl Taken {
     /// Whether the name is taken.
@@ -16,7 +17,7 @@ impl Taken {
     pub fn take(&mut self, name: &str) -> bool {
         let free = !self.has(name);
         if free {
-            self.0.insert(name.to_owned(), 2);
+            Arc::make_mut(&mut self.0).insert(name.to_owned(), 2);
         }
         free
     }
@@ -32,7 +33,7 @@ impl Taken {
             n += 1;
             name = format!("{base}_{n}");
         }
-        self.0.insert(base.to_owned(), n + 1);
+        Arc::make_mut(&mut self.0).insert(base.to_owned(), n + 1);
         name
     }
 }

@@ -22,26 +22,25 @@ pub(super) struct Field {
     pub payload: Option<Range<usize>>,
 }
 
-/// The fields of a message in the order in which they stand. Errors where the bytes are cut short or no message.
-pub(super) fn fields(bytes: &[u8]) -> Result<Vec<Field>, DecodeError> {
+/// The fields of a message in the order in which they stand. Errors, in words, where the bytes are cut short or no message.
+pub(super) fn fields(bytes: &[u8]) -> Result<Vec<Field>, String> {
+    let words = |e: DecodeError| e.to_string();
     let mut rest = bytes;
     let mut fields = Vec::new();
     while !rest.is_empty() {
         let start = bytes.len() - rest.len();
-        let (number, wire) = decode_key(&mut rest)?;
+        let (number, wire) = decode_key(&mut rest).map_err(words)?;
         let mut payload = None;
         if wire == WireType::LengthDelimited {
-            let length = usize::try_from(decode_varint(&mut rest)?).ok().filter(|&n| n <= rest.len());
-            // The error that prost gives for a length past the end, made by asking it to skip such a field.
-            let Some(length) = length else {
-                skip_field(wire, number, &mut &[0xff, 0xff, 0xff, 0xff, 0x07][..], DecodeContext::default())?;
-                break;
+            let length = usize::try_from(decode_varint(&mut rest).map_err(words)?).ok();
+            let Some(length) = length.filter(|&n| n <= rest.len()) else {
+                return Err(format!("field {number} is longer than the message"));
             };
             let from = bytes.len() - rest.len();
             payload = Some(from..from + length);
             rest = &rest[length..];
         } else {
-            skip_field(wire, number, &mut rest, DecodeContext::default())?;
+            skip_field(wire, number, &mut rest, DecodeContext::default()).map_err(words)?;
         }
         fields.push(Field { number, whole: start..bytes.len() - rest.len(), payload });
     }

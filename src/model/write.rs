@@ -1,24 +1,20 @@
 //! Writing models: whole or not at all, streaming, with large tensors in a file beside the model where that is wanted.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use tempfile::NamedTempFile;
 
+use super::Model;
+use super::data_file::{DataFile, data_named_at, name_location, remove_unnamed};
 use super::map::release;
 use super::wire::Pieces;
-use super::{Model, Tensor, TensorProto};
 use crate::error::{Error, ErrorKind, Result};
-use crate::proto::StringStringEntryProto;
-use crate::proto::tensor_proto::DataLocation;
 
 /// Protobuf's own limit for one message, in bytes.
 const PROTOBUF_LIMIT: usize = i32::MAX as usize;
-
-/// Tensors begin at multiples of this in a data file, so that runtimes can map them (onnx.proto, `external_data`).
-const ALIGNMENT: u64 = 4096;
 
 /// Where the data of large tensors go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,10 +74,13 @@ impl Model {
     ///
     /// External data go into a file beside the model, named after it and after the data: `model.onnx.1a2b3c4d.data`.
     /// So a model that is replaced keeps its data until the new one is there, and the same model always gives the same
-    /// files. Data of models that stood under the same path before are removed in the end.
+    /// files. The data of the model that stood there before are removed in the end, unless another `.onnx` file of the
+    /// folder names them.
     ///
     /// Errors when a file cannot be written, and when the model would pass protobuf's 2 GiB; then nothing has changed.
     pub fn write(&self, path: &Path, options: &WriteOptions) -> Result<Written> {
+        let path = &followed(path)?;
+        let before = data_named_at(path);
         let pieces = self.pieces();
         let apart = match options.external {
             ExternalData::Always => true,
@@ -93,12 +92,15 @@ impl Model {
                 return Err(too_large(pieces.len()));
             }
             let model = replace_by(path, pieces)?;
-            remove_data_but(path, None);
+            remove_unnamed(path, before, None);
             return Ok(Written { model, data: None });
         }
         let fail = |e| cannot_write(path, e);
         if is_device(path) {
             return Err(fail(std::io::Error::other("external data needs a file to lie beside")));
+        }
+        if path.file_name().and_then(OsStr::to_str).is_none() {
+            return Err(fail(std::io::Error::other("external data are named in the model, and the name is no text")));
         }
         drop(pieces);
         let mut data = DataFile::beside(path).map_err(fail)?;
@@ -114,7 +116,7 @@ impl Model {
         };
         match outcome {
             Ok(model) => {
-                remove_data_but(path, Some(&name));
+                remove_unnamed(path, before, Some(&name));
                 Ok(Written { model, data: Some((name, kept.bytes)) })
             }
             Err(e) => {
@@ -123,117 +125,6 @@ impl Model {
                 }
                 Err(e)
             }
-        }
-    }
-}
-
-/// Lets every tensor that lies in a file beside the model name that file.
-fn name_location(model: &mut Model, location: &str) {
-    let external = |t: &TensorProto| t.data_location() == DataLocation::External;
-    model.graph.edit_tensors(&external, &mut |t| {
-        for entry in t.external_data.iter_mut().filter(|e| e.key() == "location") {
-            entry.value = Some(location.to_owned());
-        }
-    });
-}
-
-/// A data file in the making.
-struct DataFile {
-    file: BufWriter<NamedTempFile>,
-    bytes: u64,
-    hash: crc32fast::Hasher,
-}
-
-/// A data file that has its name.
-struct KeptData {
-    bytes: u64,
-    /// Whether no file of that name, and so of these bytes, was there before.
-    new: bool,
-}
-
-impl DataFile {
-    fn beside(model: &Path) -> std::io::Result<DataFile> {
-        let file = BufWriter::with_capacity(1 << 20, temporary(folder_of(model))?);
-        Ok(DataFile { file, bytes: 0, hash: crc32fast::Hasher::new() })
-    }
-
-    /// Writes the data of large tensors, and leaves in the model where they are.
-    fn take_from(&mut self, model: &mut Model, threshold: usize) -> std::io::Result<()> {
-        let mut outcome = Ok(());
-        // Strings have no raw data, and cannot be outside; numbers in typed fields can.
-        let large = |t: &TensorProto| t.data_location() == DataLocation::Default && data_len(t) >= threshold.max(1);
-        model.graph.edit_tensors(&large, &mut |t| {
-            if outcome.is_ok() {
-                outcome = self.take(t);
-            }
-        });
-        outcome
-    }
-
-    fn take(&mut self, tensor: &mut TensorProto) -> std::io::Result<()> {
-        // What cannot be read as numbers stays where it is.
-        let Ok(data) = Tensor::from_proto(tensor).map(|t| t.bytes().clone()) else { return Ok(()) };
-        let offset = self.bytes.next_multiple_of(ALIGNMENT);
-        const ZEROS: [u8; ALIGNMENT as usize] = [0; ALIGNMENT as usize];
-        self.write(&ZEROS[..(offset - self.bytes) as usize])?;
-        self.write(&data)?;
-        release(&data);
-        let entry = |k: &str, v: String| StringStringEntryProto { key: Some(k.to_owned()), value: Some(v) };
-        *tensor = TensorProto {
-            name: tensor.name.take(),
-            dims: std::mem::take(&mut tensor.dims),
-            data_type: tensor.data_type,
-            doc_string: tensor.doc_string.take(),
-            metadata_props: std::mem::take(&mut tensor.metadata_props),
-            data_location: Some(DataLocation::External as i32),
-            external_data: vec![
-                entry("location", String::new()),
-                entry("offset", offset.to_string()),
-                entry("length", data.len().to_string()),
-            ],
-            ..Default::default()
-        };
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Gives the file its name.
-    fn keep(self, model: &Path) -> std::io::Result<(PathBuf, KeptData)> {
-        let mut named = model.file_name().unwrap_or_default().to_owned();
-        named.push(format!(".{:08x}.data", self.hash.finalize()));
-        let path = folder_of(model).join(named);
-        let file = self.file.into_inner().map_err(|e| e.into_error())?;
-        let new = !path.exists();
-        name(file, &path)?;
-        Ok((path, KeptData { bytes: self.bytes, new }))
-    }
-}
-
-/// Bytes of a tensor's numbers, wherever they stand in the message; a lower bound for typed fields.
-fn data_len(t: &TensorProto) -> usize {
-    let typed = 4 * (t.float_data.len() + t.int32_data.len());
-    let wide = 8 * (t.double_data.len() + t.int64_data.len() + t.uint64_data.len());
-    t.raw_data.as_ref().map_or(typed + wide, Bytes::len)
-}
-
-/// Removes data files that earlier writes to the same path left, but for the one in use.
-fn remove_data_but(model: &Path, used: Option<&Path>) {
-    let Some(own) = model.file_name().and_then(|n| n.to_str()) else { return };
-    let ours = |name: &str| {
-        let hash = name.strip_prefix(own).and_then(|n| n.strip_prefix('.')).and_then(|n| n.strip_suffix(".data"));
-        hash.is_some_and(|h| h.len() == 8 && h.bytes().all(|b| b.is_ascii_hexdigit()))
-    };
-    let Ok(entries) = std::fs::read_dir(folder_of(model)) else { return };
-    for entry in entries.flatten() {
-        let keep = used.and_then(Path::file_name).is_some_and(|u| u == entry.file_name());
-        if !keep && entry.file_name().to_str().is_some_and(ours) {
-            let _ = std::fs::remove_file(entry.path());
         }
     }
 }
@@ -263,17 +154,26 @@ fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) ->
     if is_device(path) {
         return write(&mut File::options().write(true).open(path).map_err(fail)?).map_err(fail);
     }
-    let real = if path.is_symlink() { path.canonicalize().map_err(fail)? } else { path.to_owned() };
+    let real = followed(path)?;
     let mut file = temporary(folder_of(&real)).map_err(fail)?;
     write(file.as_file_mut()).map_err(fail)?;
     name(file, &real).map_err(fail)
+}
+
+/// What a symbolic link points at; any other path as it is.
+fn followed(path: &Path) -> Result<PathBuf> {
+    if !path.is_symlink() || is_device(path) {
+        return Ok(path.to_owned());
+    }
+    path.canonicalize().map_err(|e| cannot_write(path, e))
 }
 
 fn cannot_write(path: &Path, e: std::io::Error) -> Error {
     Error::io(e).at("cannot write").at(format!("`{}`", path.display()))
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a file lies in.
+pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -288,7 +188,7 @@ pub(super) fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
 }
 
 /// Gives a complete file its name, and the permissions of the one that it replaces.
-fn name(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
+pub(super) fn name(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -302,7 +202,7 @@ fn name(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{GraphProto, ModelProto, NodeProto, attribute};
+    use crate::model::{GraphProto, ModelProto, NodeProto, Tensor, attribute};
     use crate::proto::{AttributeProto, OperatorSetIdProto};
 
     fn files(folder: &Path) -> Vec<String> {

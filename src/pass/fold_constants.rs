@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Context, Effect, Pass};
 use crate::error::Result;
-use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor, ValueInfoProto, bits};
+use crate::model::{Graph, Model, NodeExt, NodeId, NodeProto, Tensor, ValueInfoProto, bits, domain_of};
 use crate::proto::{GraphProto, ModelProto, TypeProto, type_proto};
 use crate::sample::Sample;
 
@@ -152,7 +152,7 @@ fn constant_nodes(graph: &Graph) -> Vec<NodeId> {
     let mut constant: HashSet<&str> = HashSet::new();
     let mut found = Vec::new();
     for (id, node) in graph.nodes() {
-        let plain = matches!(node.domain(), "" | "ai.onnx")
+        let plain = domain_of(node.domain()).is_empty()
             && FOLDED.contains(&node.op_type())
             && node.input.iter().any(|n| !n.is_empty());
         // Engines hold codes below 8 bits in wider types, and would give back those: only Cast leaves them behind.

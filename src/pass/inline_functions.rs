@@ -1,15 +1,16 @@
 //! Calls of model-local functions become what the functions do.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use prost::Message;
 
-use super::raise_opset::{only_float32, raise_function, raise_graph};
+use super::raise_opset::{means_another, only_float32, raise_function, raise_graph};
 use super::refusal::{Refusal, no, settle};
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{
-    AttributeExt, AttributeProto, Graph, GraphProto, Model, NodeExt, NodeId, NodeProto, ValueInfoProto,
+    AttributeExt, AttributeProto, Graph, GraphProto, Model, NodeExt, NodeId, NodeProto, ValueInfoProto, domain_of,
+    imported,
 };
 use crate::proto::FunctionProto;
 
@@ -97,17 +98,13 @@ impl InlineFunctions {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key(String, String, String);
 
-fn domain(name: &str) -> &str {
-    if name == "ai.onnx" { "" } else { name }
-}
-
 impl Key {
     fn of_call(n: &NodeProto) -> Key {
-        Key(domain(n.domain()).to_owned(), n.op_type().to_owned(), n.overload().to_owned())
+        Key(domain_of(n.domain()).to_owned(), n.op_type().to_owned(), n.overload().to_owned())
     }
 
     fn of_function(f: &FunctionProto) -> Key {
-        Key(domain(f.domain()).to_owned(), f.name().to_owned(), f.overload().to_owned())
+        Key(domain_of(f.domain()).to_owned(), f.name().to_owned(), f.overload().to_owned())
     }
 }
 
@@ -232,27 +229,28 @@ impl Library {
         Ok(())
     }
 
-    /// Why the function does not fit the operator sets of other domains that the model imports.
+    /// Why the function does not fit the operator sets that the model imports: engines run what it holds by those.
     fn conflict(&self, function: &FunctionProto, model: &Model) -> Option<String> {
-        let mut used = HashSet::new();
-        self.domains(&function.node, &mut used);
-        let foreign = function.opset_import.iter().filter(|o| !domain(o.domain()).is_empty());
-        foreign.filter(|o| used.contains(o.domain())).find_map(|o| {
-            let (name, wanted) = (o.domain(), o.version());
-            let present = model.imported(name).filter(|&v| v != wanted)?;
-            Some(format!(
-                "its function needs version {wanted} of operator set `{name}`, and the model imports {present}"
-            ))
+        let mut used = BTreeSet::new();
+        self.operators(&function.node, &mut used);
+        used.into_iter().find_map(|(domain, op)| {
+            let wanted = imported(&function.opset_import, domain)?;
+            let present = model.imported(domain).filter(|&v| v != wanted)?;
+            if domain.is_empty() && !means_another(op, wanted, present) {
+                return None;
+            }
+            let set = if domain.is_empty() { "ai.onnx" } else { domain };
+            Some(format!("its function needs `{op}` of version {wanted} of `{set}`, and the model imports {present}"))
         })
     }
 
-    /// Adds the domains of the nodes that call no function.
-    fn domains<'n>(&self, nodes: &'n [NodeProto], used: &mut HashSet<&'n str>) {
+    /// Adds domain and operator of the nodes that call no function.
+    fn operators<'n>(&self, nodes: &'n [NodeProto], used: &mut BTreeSet<(&'n str, &'n str)>) {
         for node in nodes {
             if !self.functions.contains_key(&Key::of_call(node)) {
-                used.insert(node.domain());
+                used.insert((domain_of(node.domain()), node.op_type()));
             }
-            node.subgraphs().for_each(|g| self.domains(&g.node, used));
+            node.subgraphs().for_each(|g| self.operators(&g.node, used));
         }
     }
 
@@ -274,9 +272,7 @@ impl Library {
     /// Raises the model to the opset of the newest function it calls; where that cannot be, newer functions stay.
     fn bring_up(&mut self, model: &mut Model, called: &HashSet<Key>) {
         let present = model.opset();
-        let own = |f: &FunctionProto| {
-            f.opset_import.iter().find(|o| domain(o.domain()).is_empty()).map_or(0, |o| o.version())
-        };
+        let own = |f: &FunctionProto| imported(&f.opset_import, "").unwrap_or(0);
         let newer: Vec<(Key, i64)> = called
             .iter()
             .filter(|key| !self.refused.contains_key(key))
@@ -324,7 +320,7 @@ impl Library {
         for node in &mut body.node {
             node.name = Some(format!("{}/{}", call.title(), node.title()));
         }
-        for import in function.opset_import.iter().filter(|o| !domain(o.domain()).is_empty()) {
+        for import in function.opset_import.iter().filter(|o| !domain_of(o.domain()).is_empty()) {
             model.import(import.domain(), import.version());
         }
         let inlined = model.graph.inline(id, body).at(place)?;
@@ -527,6 +523,15 @@ mod tests {
     }
 
     #[test]
+    fn a_function_whose_operator_is_another_in_the_model_stays() {
+        let old = function("Old", "a", "b", &[("", 11)], vec![node("Softmax", "a", "b", &[])]);
+        let mut m = with(vec![old], 17, "x", vec![call("Old", "x", "y", &[])], "y");
+        let (changed, skipped) = sketch::run(&InlineFunctions, &mut m).unwrap();
+        let reason = "its function needs `Softmax` of version 11 of `ai.onnx`, and the model imports 17";
+        assert_eq!((changed, skipped[0].reason.as_str()), (0, reason));
+    }
+
+    #[test]
     fn what_cannot_be_inlined_stays_and_says_why() {
         let circle = |name: &str, other: &str| function(name, "a", "b", &[("", 13)], vec![call(other, "a", "b", &[])]);
         let contrib = NodeProto { domain: Some("their".into()), ..node("G", "a", "b", &[]) };
@@ -550,7 +555,7 @@ mod tests {
             reasons,
             [
                 "its function calls itself",
-                "its function needs version 2 of operator set `their`, and the model imports 1",
+                "its function needs `G` of version 2 of `their`, and the model imports 1",
                 "its function is of opset 99, and the model cannot be raised to 99: opset 99 is not known",
             ]
         );

@@ -103,7 +103,8 @@ impl Bounds {
             }
             "Pad" => {
                 let (low, high) = input(0)?;
-                match scalar(2, 0.0) {
+                // Until opset 10 an attribute.
+                match scalar(2, node.float("value").unwrap_or(0.0)) {
                     Some(fill) => (low.min(fill), high.max(fill)),
                     None => OPEN,
                 }

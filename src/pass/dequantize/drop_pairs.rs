@@ -237,7 +237,12 @@ fn linear(graph: &Graph, quantize: &NodeProto, dequantize: &NodeProto) -> Result
         return no(wrong);
     }
     let same = q.dtype == d.dtype && q.scales == d.scales && q.zero_points == d.zero_points;
-    if !same || (q.scales.len() > 1 && q.axis != d.axis) {
+    let rank = quantize.input_at(0).and_then(|x| graph.stated_rank(x)).map_or(0, |r| r as i64);
+    let axis = |linear: &Linear| if linear.axis < 0 { linear.axis + rank } else { linear.axis };
+    if same && q.scales.len() > 1 && axis(&q) != axis(&d) {
+        return no(format!("its axis is {}, and that of {} is {}", d.axis, quantize.label(), q.axis));
+    }
+    if !same {
         return no(format!("its scale or zero point is not that of {}", quantize.label()));
     }
     Ok(d)

@@ -3,7 +3,7 @@
 use super::raise as raise_graph;
 use super::scope::Scope;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{At, Graph, GraphProto, NodeProto, ValueInfoProto, attribute};
+use crate::model::{At, Graph, GraphProto, NodeProto, ValueInfoProto, attribute, imported, state_import};
 use crate::proto::FunctionProto;
 
 /// Raises a function that imports ONNX's own operator set to this version; returns how many nodes it changed.
@@ -11,9 +11,7 @@ use crate::proto::FunctionProto;
 /// ONNX wants each operator of a function to have the form of the model's opset (`check_opset_compatibility` in
 /// onnx/checker.cc). What becomes a constant is a Constant node here, since functions have no initializers.
 pub(in crate::pass) fn raise(function: &mut FunctionProto, to: i64, only_float32: bool) -> Result<usize> {
-    let own = |domain: &str| matches!(domain, "" | "ai.onnx");
-    let Some(place) = function.opset_import.iter().position(|o| own(o.domain())) else { return Ok(0) };
-    let from = function.opset_import[place].version();
+    let Some(from) = imported(&function.opset_import, "") else { return Ok(0) };
     if from >= to {
         return Ok(0);
     }
@@ -44,7 +42,7 @@ pub(in crate::pass) fn raise(function: &mut FunctionProto, to: i64, only_float32
         let body = graph.to_proto();
         (function.node, function.value_info) = (body.node, body.value_info);
     }
-    function.opset_import[place].version = Some(to);
+    state_import(&mut function.opset_import, "", to);
     Ok(changed)
 }
 

@@ -30,14 +30,15 @@ mod steps;
 mod tile;
 mod top_k;
 
+use std::collections::BTreeSet;
+
 pub(super) use function::raise as raise_function;
 use scope::Scope;
 use steps::{GREW, STEPS, Step};
 
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::model::{AttributeExt, GraphProto, Model, NodeExt, NodeProto};
-use crate::proto::FunctionProto;
+use crate::model::{AttributeExt, Model, NodeExt, NodeProto, domain_of, imported};
 use crate::schema::{self, Operator};
 
 /// The newest opset that the tables of steps know.
@@ -78,6 +79,7 @@ impl Pass for RaiseOpset {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+        one_version(model)?;
         if model.opset() >= self.to {
             return Ok(());
         }
@@ -93,10 +95,24 @@ impl Pass for RaiseOpset {
     }
 }
 
+/// Refuses a model that imports ONNX's own operator set in two versions: ONNX binds nodes to the higher, engines to the
+/// last.
+fn one_version(model: &Model) -> Result<()> {
+    let imports = &model.metadata().opset_import;
+    let versions: BTreeSet<i64> =
+        imports.iter().filter(|o| domain_of(o.domain()).is_empty()).map(|o| o.version()).collect();
+    if versions.len() < 2 {
+        return Ok(());
+    }
+    let what = format!("the model imports {} versions of ONNX's operator set: {versions:?}", versions.len());
+    Err(Error::new(ErrorKind::InvalidModel, what)
+        .hint("engines differ in which one they take: state one in `opset_import`"))
+}
+
 /// Raises the graph of a model, and leaves its functions as they are; returns how many nodes it changed. Errors as
 /// [`RaiseOpset`] says, and leaves the model as it was.
 pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
-    let stated = model.metadata().opset_import.iter().any(|o| matches!(o.domain(), "" | "ai.onnx"));
+    let stated = imported(&model.metadata().opset_import, "").is_some();
     let from = if stated { model.opset() } else { 0 };
     let mut scope = Scope::of(model.graph.clone(), to, only_float32(model));
     let changed = raise(&mut scope, from)?;
@@ -109,9 +125,10 @@ pub(super) fn raise_graph(model: &mut Model, to: i64) -> Result<usize> {
 
 /// Whether the model speaks of no float type other than float32, so that every float value has this type.
 pub(super) fn only_float32(model: &Model) -> bool {
-    let body = |f: &FunctionProto| GraphProto { node: f.node.clone(), ..Default::default() };
-    let functions = &model.metadata().functions;
-    scope::only_float32(&model.graph.to_proto()) && functions.iter().all(|f| scope::only_float32(&body(f)))
+    let (graph, functions) = (&model.graph, &model.metadata().functions);
+    graph.initializers().all(scope::tensor_is_float32)
+        && graph.value_infos().all(scope::value_is_float32)
+        && graph.nodes().map(|(_, n)| n).chain(functions.iter().flat_map(|f| &f.node)).all(scope::node_is_float32)
 }
 
 /// Raises the innermost graph and its subgraphs; returns how many nodes it changed.
@@ -186,6 +203,13 @@ fn check(node: &NodeProto, from: i64, to: i64) -> Result<()> {
     }
 }
 
+/// Whether a node of ONNX's own operator may mean one thing in one opset and another in the other.
+pub(super) fn means_another(op: &str, a: i64, b: i64) -> bool {
+    let (from, to) = (a.min(b), a.max(b));
+    let changes = STEPS.iter().any(|s| s.op == op && from < s.to && s.to <= to);
+    changes || schema::operator(op).is_none_or(|o| unknown_change(o, from, to).is_some())
+}
+
 /// The first version after `from` that changed the operator's form, and that neither a step nor [`GREW`] knows.
 fn unknown_change(operator: &Operator, from: i64, to: i64) -> Option<i64> {
     let known = |v: i64| STEPS.iter().any(|s| s.op == operator.name && s.to == v) || GREW.contains(&(operator.name, v));
@@ -198,7 +222,20 @@ mod tests {
 
     use super::super::sketch::{self, floats, graph, lines, model, node, subgraph};
     use super::*;
+    use crate::model::GraphProto;
     use crate::model::attribute::{float, int, ints};
+
+    #[test]
+    fn two_versions_of_the_operator_set_are_refused() {
+        let twice = |versions: [i64; 2]| {
+            let mut proto = model(11, graph("x", vec![node("Neg", "x", "y", &[])], vec![], "y")).to_proto();
+            let import = |v| crate::proto::OperatorSetIdProto { domain: None, version: Some(v) };
+            proto.opset_import = versions.map(import).to_vec();
+            sketch::run(&RaiseOpset { to: 13 }, &mut Model::from_proto(proto).unwrap())
+        };
+        assert!(twice([11, 13]).unwrap_err().to_string().contains("2 versions of ONNX's operator set: {11, 13}"));
+        assert!(twice([11, 11]).is_ok());
+    }
 
     /// The graph after raising.
     pub(super) fn raised_from(from: i64, to: i64, graph: GraphProto) -> Result<Model> {

@@ -327,23 +327,32 @@ impl Scope {
     }
 }
 
-/// Whether no tensor, type or attribute speaks of a float type other than float32.
-pub(super) fn only_float32(graph: &GraphProto) -> bool {
-    let fits = |dtype: i32| {
-        !matches!(DataType::try_from(dtype), Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double))
-    };
-    let tensor = |t: &TensorProto| fits(t.data_type());
-    let value = |v: &ValueInfoProto| match v.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+/// Whether this is no float type other than float32.
+fn fits(dtype: i32) -> bool {
+    !matches!(DataType::try_from(dtype), Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Double))
+}
+
+/// Whether a tensor is of no float type other than float32.
+pub(super) fn tensor_is_float32(t: &TensorProto) -> bool {
+    fits(t.data_type())
+}
+
+/// Whether a value is stated to be of no float type other than float32.
+pub(super) fn value_is_float32(v: &ValueInfoProto) -> bool {
+    match v.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         Some(type_proto::Value::TensorType(t)) => fits(t.elem_type()),
         _ => true,
+    }
+}
+
+/// Whether a node speaks of no float type other than float32, in its subgraphs too.
+pub(super) fn node_is_float32(n: &NodeProto) -> bool {
+    let inside = |g: &GraphProto| {
+        g.initializer.iter().all(tensor_is_float32)
+            && g.input.iter().chain(&g.output).chain(&g.value_info).all(value_is_float32)
+            && g.node.iter().all(node_is_float32)
     };
-    let node = |n: &NodeProto| {
-        let stated = ["to", "dtype"].iter().filter_map(|a| n.int(a)).all(|t| i32::try_from(t).is_ok_and(fits));
-        stated
-            && n.attribute.iter().all(|a| a.t.iter().chain(&a.tensors).all(tensor))
-            && n.subgraphs().all(only_float32)
-    };
-    graph.initializer.iter().all(tensor)
-        && graph.input.iter().chain(&graph.output).chain(&graph.value_info).all(value)
-        && graph.node.iter().all(node)
+    ["to", "dtype"].iter().filter_map(|a| n.int(a)).all(|t| i32::try_from(t).is_ok_and(fits))
+        && n.attribute.iter().all(|a| a.t.iter().chain(&a.tensors).all(tensor_is_float32))
+        && n.subgraphs().all(inside)
 }
