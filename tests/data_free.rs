@@ -487,7 +487,8 @@ fn the_network_of_these_tests_keeps_its_function_through_every_step_without_roun
     prepare(&mut prepared, 13, &mut cx).unwrap();
     let known: Statistics = cx.statistics.clone();
     assert!(known.get("flat").is_some() && known.get("stem_n").is_some());
-    let equalize = pass::Equalize { per_channel: false, bounds: pass::Bounds::Exact };
+    let shapes = Tract.shapes(&prepared).unwrap();
+    let equalize = pass::Equalize { shapes: &shapes, per_channel: false, bounds: pass::Bounds::Exact };
     assert!(pass::run(&equalize, &mut prepared, &mut cx).unwrap() > 0);
     assert!(difference(&float, &prepared, &samples) < 1e-5);
     // What holds other numbers has another name, so that nobody compares the two.

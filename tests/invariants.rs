@@ -6,7 +6,7 @@ mod common;
 use common::{difference, fixture, model_of, samples_of};
 use qdq::error::Result;
 use qdq::events::Silent;
-use qdq::exec::Tract;
+use qdq::exec::{Executor, Tract};
 use qdq::model::{InputSpec, Linear, Model, NodeExt, ValueInfoProto};
 use qdq::pass::{self, Bounds, Context, Effect, Equalize, Pass};
 use qdq::plan::Policy;
@@ -81,7 +81,8 @@ fn equalizing_keeps_the_function() {
         prepare(&mut prepared, 13, &mut cx).unwrap();
         for per_channel in [false, true] {
             let mut equal = prepared.clone();
-            let pass = Equalize { per_channel, bounds: Bounds::Exact };
+            let shapes = Tract.shapes(&equal).unwrap_or_default();
+            let pass = Equalize { shapes: &shapes, per_channel, bounds: Bounds::Exact };
             let changed = pass::run(&pass, &mut equal, &mut cx).unwrap();
             println!("{name} {per_channel} {changed}");
             assert_ne!(pass.effect(), Effect::Lossy);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Channels, Spread, Statistics};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
-use crate::exec::{Runner, spread};
+use crate::exec::{Runner, Seen, spread};
 use crate::number::{min_max, power_sums};
 use crate::sample::Samples;
 
@@ -55,6 +55,39 @@ impl Sums {
     }
 }
 
+/// What one sample shows of the channels of values.
+#[derive(Default)]
+pub(crate) struct SampleChannels(BTreeMap<usize, Option<Vec<Sums>>>);
+
+impl SampleChannels {
+    /// Measures the channels of the value in that place along an axis.
+    pub fn see(&mut self, place: usize, axis: usize, numbers: &[f32], shape: &[usize]) {
+        self.0.insert(place, measure(numbers, shape, axis));
+    }
+
+    /// What samples show together of the channels of values along their axes. Left out are values that do not have the axis,
+    /// whose number of channels changes, and that hold numbers that are not finite.
+    pub fn gather(seen: &[SampleChannels], values: &[(String, usize)]) -> Statistics {
+        let mut statistics = Statistics::default();
+        for (place, (name, axis)) in values.iter().enumerate() {
+            let mut parts = seen.iter().filter_map(|s| s.0.get(&place)).peekable();
+            let Some(Some(first)) = parts.peek() else { continue };
+            let mut total = vec![Sums::NONE; first.len()];
+            let whole = parts.all(|part| match part {
+                Some(part) if part.len() == total.len() => {
+                    total.iter_mut().zip(part).for_each(|(t, p)| t.merge(p));
+                    true
+                }
+                _ => false,
+            });
+            if whole && total.iter().all(|t| t.count > 0.0 && t.sum.is_finite() && t.squares.is_finite()) {
+                statistics.insert(name, Channels { axis: *axis, spreads: total.iter().map(Sums::spread).collect() });
+            }
+        }
+        statistics
+    }
+}
+
 /// Runs the samples in `picks` and measures the channels of every watched value along its axis in `axes`, which are as
 /// many as the runner watches values.
 ///
@@ -76,31 +109,14 @@ pub fn measure_channels(
         || Ok(runner.worker()),
         |worker, i| {
             let sample = samples.get(picks[i])?;
-            let mut found: BTreeMap<usize, Option<Vec<Sums>>> = BTreeMap::new();
-            let mut see = |seen: crate::exec::Seen<'_>| {
-                found.insert(seen.value, measure(seen.numbers, seen.shape, axes[seen.value]));
-            };
+            let mut found = SampleChannels::default();
+            let mut see = |seen: Seen<'_>| found.see(seen.value, axes[seen.value], seen.numbers, seen.shape);
             worker.run(&sample, &mut see).at(|| format!("sample {}", picks[i]))?;
             Ok(found)
         },
     )?;
-    let mut statistics = Statistics::default();
-    for (value, (name, &axis)) in runner.watch().iter().zip(axes).enumerate() {
-        let mut parts = seen.iter().filter_map(|s| s.get(&value)).peekable();
-        let Some(Some(first)) = parts.peek() else { continue };
-        let mut total = vec![Sums::NONE; first.len()];
-        let whole = parts.all(|part| match part {
-            Some(part) if part.len() == total.len() => {
-                total.iter_mut().zip(part).for_each(|(t, p)| t.merge(p));
-                true
-            }
-            _ => false,
-        });
-        if whole && total.iter().all(|t| t.count > 0.0 && t.sum.is_finite() && t.squares.is_finite()) {
-            statistics.insert(name, Channels { axis, spreads: total.iter().map(Sums::spread).collect() });
-        }
-    }
-    Ok(statistics)
+    let values: Vec<(String, usize)> = runner.watch().iter().cloned().zip(axes.iter().copied()).collect();
+    Ok(SampleChannels::gather(&seen, &values))
 }
 
 fn measure(x: &[f32], shape: &[usize], axis: usize) -> Option<Vec<Sums>> {

@@ -16,11 +16,12 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Runner, Seen, spread};
-use crate::model::{GraphProto, first_value};
+use crate::model::{GraphProto, Tensor, first_value};
 use crate::number::{Range, Scheme};
 use crate::observe::{Method, MinMax, Observer, Profile};
 use crate::sample::Samples;
 
+pub(crate) use channels::SampleChannels;
 pub use channels::measure_channels;
 pub use data_free::data_free_ranges;
 pub use file::RangesFile;
@@ -221,26 +222,57 @@ pub fn calibrate(
     keep: Keep,
     events: &dyn Events,
 ) -> Result<Ranges> {
+    let beside = Beside { calibrated: runner.watch().len(), see: |_: &mut (), _: Seen<'_>| {}, end: |(), _| Ok(()) };
+    Ok(calibrate_beside(runner, samples, picks, keep, events, beside)?.0)
+}
+
+/// What else is made of the samples that calibrate.
+pub(crate) struct Beside<See, End> {
+    /// So many of the watched values, the first ones, are calibrated.
+    pub calibrated: usize,
+    /// Takes note of a watched value in what is kept of a sample.
+    pub see: See,
+    /// Makes something of what was kept of a sample and its outputs.
+    pub end: End,
+}
+
+/// As [`calibrate`], with something else made of every sample: that in the order of the samples.
+pub(crate) fn calibrate_beside<T: Default, R: Send>(
+    runner: &Runner<'_>,
+    samples: &dyn Samples,
+    picks: &[usize],
+    keep: Keep,
+    events: &dyn Events,
+    beside: Beside<impl Fn(&mut T, Seen<'_>) + Sync, impl Fn(T, Vec<Tensor>) -> Result<R> + Sync>,
+) -> Result<(Ranges, Vec<R>)> {
     if picks.is_empty() {
         return Err(Error::new(ErrorKind::Data, "there are no samples to calibrate with"));
     }
     let outputs = runner.output_names();
-    let memories =
-        || runner.watch().iter().map(|name| Memory::new(keep, outputs.contains(name))).collect::<Vec<Memory>>();
+    let watch = &runner.watch()[..beside.calibrated];
+    let memories = || watch.iter().map(|name| Memory::new(keep, outputs.contains(name))).collect::<Vec<Memory>>();
     let make = || Ok((runner.worker(), memories()));
-    let (workers, _) = spread(picks.len(), events, make, |(worker, memories), i| {
+    let (workers, made) = spread(picks.len(), events, make, |(worker, memories), i| {
+        let at = || format!("sample {}", picks[i]);
         let sample = samples.get(picks[i])?;
         let age = samples.len() - 1 - picks[i];
-        worker.run(&sample, &mut |seen| memories[seen.value].see(&seen, age)).at(|| format!("sample {}", picks[i]))?;
-        Ok(())
+        let mut kept = T::default();
+        let mut see = |seen: Seen<'_>| {
+            if let Some(memory) = memories.get_mut(seen.value) {
+                memory.see(&seen, age);
+            }
+            (beside.see)(&mut kept, seen);
+        };
+        let outputs = worker.run(&sample, &mut see).at(at)?;
+        (beside.end)(kept, outputs).at(at)
     })?;
     let mut total = memories();
     for (_, memories) in workers {
         total.iter_mut().zip(memories).for_each(|(all, one)| all.merge(one));
     }
-    let seen = runner.watch().iter().zip(total).filter(|(_, m)| m.shape.is_some());
+    let seen = watch.iter().zip(total).filter(|(_, m)| m.shape.is_some());
     let values = seen.map(|(name, m)| (name.clone(), m.into_stats())).collect();
-    Ok(Ranges { values, taken: runner.taken() })
+    Ok((Ranges { values, taken: runner.taken() }, made))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qdq::error::Result;
 use qdq::exec::Tract;
-use qdq::inspect::{SortKey, activations, inspect};
+use qdq::inspect::{SortKey, activations, diagnose, inspect};
 use qdq::model::Model;
 
 use super::data::HowArgs;
@@ -31,6 +31,11 @@ pub struct InspectArgs {
     #[arg(long, value_name = "N")]
     top: Option<usize>,
 
+    /// Look closer at the weights: the SQNR at the best clip, and what equalizing channels would gain. Takes several times as
+    /// long
+    #[arg(long)]
+    diagnose: bool,
+
     /// Run samples, and show the ranges of all activations: a .npy, .npz or .safetensors file, a folder of JPEG or PNG
     /// images, a folder of ONNX test data, or random:N
     #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
@@ -47,6 +52,7 @@ const AFTER: &str = "\
 Examples:
   qdq inspect model.onnx
   qdq inspect model.onnx --sort spread --top 10
+  qdq inspect model.onnx --diagnose --sort sqnr-tensor
   qdq inspect model.onnx --data calib.npz
   qdq inspect model.int8.onnx --markdown > model.md
   qdq inspect model.onnx --json | jq '.weights[] | select(.sqnr_tensor_db < 20) | .node'
@@ -60,6 +66,9 @@ impl InspectArgs {
     pub fn run(self) -> Result<ExitCode> {
         let model = Model::read(&self.model)?;
         let mut inspection = inspect(&model).map_err(|e| e.at(format!("`{}`", self.model.display())))?;
+        if self.diagnose {
+            inspection.with_diagnosis(&diagnose(&model, &Tract)?);
+        }
         if let Some(source) = &self.data {
             let progress = Progress::new(self.form.quiet);
             let samples = self.how.open(source, &model, &progress)?;

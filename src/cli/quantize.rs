@@ -78,11 +78,12 @@ pub struct QuantizeArgs {
     input_range: Vec<InputRange>,
 
     /// How ranges of activations are chosen: min-max, moving-average, percentile:99.999, entropy, mse (mse:2.4 for
-    /// another norm), octav, aciq, isotone, auto
+    /// another norm), octav, aciq, mean:5, isotone, auto
     #[arg(long, value_name = "METHOD", default_value_t)]
     calibration: Method,
 
-    /// How ranges of weights are chosen: min-max, percentile:99.999, entropy, mse, octav, aciq, auto
+    /// How ranges of weights are chosen: min-max, percentile:99.999, entropy, mse, octav, aciq, mean:5 (so many times the
+    /// mean magnitude), auto
     #[arg(long, value_name = "METHOD", default_value_t)]
     weight_clip: Method,
 

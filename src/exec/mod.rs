@@ -14,6 +14,8 @@ mod straight;
 #[cfg(feature = "tract")]
 mod tract;
 mod unpack;
+#[cfg(feature = "tract")]
+mod weightless;
 
 use std::collections::HashMap;
 

@@ -13,6 +13,7 @@ use tract_onnx::tract_core::plan::eval;
 use tract_onnx::tract_hir::internal::*;
 
 use super::culprit::culprit;
+use super::weightless::weightless;
 use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, Seen, Session, lower};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value, ValueInfoProto, of_format};
@@ -77,8 +78,16 @@ fn guarded<T>(what: &str, step: impl FnOnce() -> TractResult<T>) -> Result<T> {
 impl Tract {
     /// The model as tract reads it, with every value's outlet.
     fn parse(model: &Model, shapes: Option<&[InputShape]>) -> Result<(InferenceModel, HashMap<String, OutletId>)> {
-        let bytes = lower(model)?.to_bytes()?;
-        let specs = InputSpec::all(&model.graph)?;
+        Self::parse_lowered(&lower(model)?, &InputSpec::all(&model.graph)?, shapes)
+    }
+
+    /// As [`Tract::parse`]; `specs` are those of the inputs that the model had before it was lowered.
+    fn parse_lowered(
+        lowered: &Model,
+        specs: &[InputSpec],
+        shapes: Option<&[InputShape]>,
+    ) -> Result<(InferenceModel, HashMap<String, OutletId>)> {
+        let bytes = lowered.to_bytes()?;
         guarded("tract cannot load the model", || {
             let mut onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
             onnx.op_register.insert(FAKE_QUANTIZE, build_fake_quantize);
@@ -176,7 +185,20 @@ impl Executor for Tract {
     }
 
     fn shapes(&self, model: &Model) -> Result<HashMap<String, Vec<Option<usize>>>> {
-        let (mut parsed, outlets) = Self::parse(model, None)?;
+        let lowered = lower(model)?;
+        let specs = InputSpec::all(&model.graph)?;
+        let light = weightless(&lowered).and_then(|(light, weights)| {
+            let specs: Vec<InputSpec> = specs.iter().cloned().chain(weights).collect();
+            Self::infer(&light, &specs)
+        });
+        light.or_else(|_| Self::infer(&lowered, &specs))
+    }
+}
+
+impl Tract {
+    /// The shapes of a lowered model.
+    fn infer(lowered: &Model, specs: &[InputSpec]) -> Result<HashMap<String, Vec<Option<usize>>>> {
+        let (mut parsed, outlets) = Self::parse_lowered(lowered, specs, None)?;
         guarded("tract cannot infer shapes", || {
             parsed.analyse(false)?;
             let mut shapes = HashMap::new();

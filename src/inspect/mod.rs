@@ -7,6 +7,7 @@
 
 mod activations;
 mod coded;
+mod diagnosis;
 mod facts;
 mod quantization;
 mod statistics;
@@ -23,6 +24,7 @@ use crate::model::Model;
 
 pub use activations::{ActivationRow, MethodRange, activations};
 pub use coded::{Coding, Grain, Span};
+pub use diagnosis::{Diagnosis, diagnose};
 pub use facts::{Extent, ModelFacts, OperatorCount, Opset, ValueFact};
 pub use quantization::{Coverage, Quantization, QuantizedActivation, StyleCount};
 pub use statistics::Statistics;
@@ -100,6 +102,11 @@ impl Inspection {
     pub fn with_activations(&mut self, rows: Vec<ActivationRow>) {
         self.activations_total = rows.len();
         self.activations = Some(rows);
+    }
+
+    /// Adds what [`diagnose`] told of the weights.
+    pub fn with_diagnosis(&mut self, told: &[Diagnosis]) {
+        self.weights.iter_mut().for_each(|w| w.diagnosis = told.get(w.place).copied());
     }
 
     /// Sorts the weights; those without the number come last, equal ones in the order of execution.
@@ -466,5 +473,71 @@ mod tests {
         seen.truncate(1);
         assert!(report::text(&seen.tables()[2..], None).starts_with("Activations (1 of 2)\n"));
         assert!(report::markdown(&seen.tables()[2..]).contains("| NaN or inf |"));
+    }
+
+    #[cfg(feature = "tract")]
+    #[test]
+    fn a_closer_look_tells_what_clipping_and_equalizing_gain() {
+        use crate::model::{GraphProto, ModelProto, NodeProto, Tensor, ValueInfoProto};
+        let node = |op: &str, input: &[&str], output: &str| NodeProto {
+            name: Some(output.into()),
+            op_type: Some(op.into()),
+            input: input.iter().map(|i| i.to_string()).collect(),
+            output: vec![output.into()],
+            ..Default::default()
+        };
+        // Columns of the first weight, and rows of the second, have ranges that differ tenfold.
+        let wave = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+        let first: Vec<f32> = (0..64).map(|i| wave(i) * if i % 8 == 0 { 1.0 } else { 0.1 }).collect();
+        let mut second: Vec<f32> = (0..64).map(|i| wave(i) * if i < 8 { 0.1 } else { 1.0 }).collect();
+        second.extend((0..64).map(|i| if i == 0 { 40.0 } else { wave(i) * 0.1 }));
+        let third = second.split_off(64);
+        let tensor = |name: &str, x: Vec<f32>| Tensor::from_f32(vec![8, 8], x).to_proto(name);
+        let value = |name: &str| {
+            let spec = crate::proto::type_proto::Tensor {
+                elem_type: Some(1),
+                shape: Some(crate::proto::TensorShapeProto {
+                    dim: [1, 8]
+                        .map(|n| crate::proto::tensor_shape_proto::Dimension {
+                            value: Some(crate::proto::tensor_shape_proto::dimension::Value::DimValue(n)),
+                            ..Default::default()
+                        })
+                        .to_vec(),
+                }),
+            };
+            let kind = crate::proto::type_proto::Value::TensorType(spec);
+            let kind = crate::proto::TypeProto { value: Some(kind), ..Default::default() };
+            ValueInfoProto { name: Some(name.into()), r#type: Some(kind), ..Default::default() }
+        };
+        let graph = GraphProto {
+            name: Some("g".into()),
+            node: vec![
+                node("MatMul", &["x", "w1"], "a"),
+                node("Relu", &["a"], "b"),
+                node("MatMul", &["b", "w2"], "c"),
+                node("Sigmoid", &["c"], "d"),
+                node("MatMul", &["d", "w3"], "y"),
+            ],
+            initializer: vec![tensor("w1", first), tensor("w2", second), tensor("w3", third)],
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..Default::default()
+        };
+        let opset = crate::proto::OperatorSetIdProto { version: Some(17), ..Default::default() };
+        let proto =
+            ModelProto { ir_version: Some(8), graph: Some(graph), opset_import: vec![opset], ..Default::default() };
+        let model = Model::from_proto(proto).unwrap();
+        let told = diagnose(&model, &crate::exec::Tract).unwrap();
+        let mut seen = inspect(&model).unwrap();
+        seen.with_diagnosis(&told);
+        let gains: Vec<Option<f64>> = told.iter().map(|d| d.equalize_gain_db).collect();
+        assert!(gains[0].is_some() && gains[1].is_some() && gains[2].is_none(), "{gains:?}");
+        assert!(gains[0].unwrap() + gains[1].unwrap() > 4.0, "{gains:?}");
+        for (row, told) in seen.weights.iter().zip(&told) {
+            assert!(told.sqnr_clip_db >= row.statistics.sqnr_tensor_db, "{}", row.node);
+        }
+        let json = serde_json::to_value(&seen).unwrap();
+        assert_eq!(json["weights"][0]["equalize_gain_db"].as_f64(), gains[0]);
+        assert!(seen.tables()[1].text(None).contains("equalize gains"));
     }
 }

@@ -32,7 +32,8 @@ pub struct Statistics {
 }
 
 /// Symmetric INT8 as weights use it: `scale = max |x| / 127`, codes from -127 to 127.
-const INT8: Scheme = Scheme { format: Format::INT8, symmetric: true, narrow: true, granularity: Granularity::Tensor };
+pub(super) const INT8: Scheme =
+    Scheme { format: Format::INT8, symmetric: true, narrow: true, granularity: Granularity::Tensor };
 
 /// The statistics of a tensor of this shape, which its numbers fill; `axis`, if there is one, lies inside it.
 ///
@@ -80,7 +81,7 @@ pub(super) fn measure(x: &[f32], shape: &[usize], axis: Option<usize>, rounded: 
 }
 
 /// The SQNR in dB of finite numbers that are rounded by this scheme to ranges with these extremes.
-fn sqnr(x: &[f32], shape: &[usize], scheme: &Scheme, extremes: &[(f32, f32)]) -> Result<f64> {
+pub(super) fn sqnr(x: &[f32], shape: &[usize], scheme: &Scheme, extremes: &[(f32, f32)]) -> Result<f64> {
     let ranges: Vec<Range> = extremes.iter().map(|&(lo, hi)| Range::new(lo, hi).unwrap_or(Range::ZERO)).collect();
     let (signal, noise) = rounding_loss(x, shape, &QuantParams::from_ranges(scheme, &ranges)?)?;
     Ok(decibels(signal, noise))

@@ -117,6 +117,10 @@ fn weights(rows: &[WeightRow], total: usize) -> Table {
         (Column::right("tensor dB"), |w| Cell::of(w.statistics.sqnr_tensor_db, Cell::Decibels)),
         (Column::right("channel dB"), |w| Cell::of(w.statistics.sqnr_channel_db, Cell::Decibels)),
     ]);
+    columns.extend::<[(Column, Show); 2]>([
+        (Column::right("clip dB"), |w| Cell::of(w.diagnosis.and_then(|d| d.sqnr_clip_db), Cell::Decibels)),
+        (Column::right("equalize gains"), |w| Cell::of(w.diagnosis.and_then(|d| d.equalize_gain_db), Cell::Decibels)),
+    ]);
     if dead {
         columns.push((Column::right("dead").spare(6), |w| {
             Cell::of(w.statistics.dead_channels, |n| Cell::Count(n as u64))
@@ -137,6 +141,12 @@ fn weights(rows: &[WeightRow], total: usize) -> Table {
         words.push(
             "tensor dB, channel dB: SQNR of the weight in symmetric INT8, with one scale, and with one a channel.",
         );
+    }
+    if has("clip dB") {
+        words.push("clip dB: with one scale at the clip of least squared error.");
+    }
+    if has("equalize gains") {
+        words.push("equalize gains: what scaling channels alike would add to tensor dB, batch normalizations folded.");
     }
     if has("spread") {
         words.push("spread: range of the widest channel over that of the narrowest.");

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::coded::{Coding, Stored, gathers_codes, stored};
+use super::diagnosis::Diagnosis;
 use super::statistics::{Statistics, measure};
 use super::walk::Walk;
 use crate::error::{Place, Result};
@@ -35,6 +36,9 @@ pub struct WeightRow {
     pub statistics: Statistics,
     /// How it is quantized; `None` if it is float.
     pub coding: Option<Coding>,
+    /// What a closer look told; `None` if there was none.
+    #[serde(flatten)]
+    pub diagnosis: Option<Diagnosis>,
     /// Its place among all rows, in the order of execution.
     #[serde(skip)]
     pub(super) place: usize,
@@ -75,6 +79,29 @@ pub(super) fn rows(walk: &Walk<'_>) -> Result<Vec<WeightRow>> {
         .map(|(place, f)| row(walk, f, place).at(|| walk.sites[f.site].node.label()))
         .collect();
     rows.into_iter().collect()
+}
+
+/// Visits the weights of [`rows`] with the path of the node, the numbers of a float constant, and the shape. In parallel; the
+/// order of what comes out is that of the rows.
+pub(super) fn floats<R: Send>(
+    walk: &Walk<'_>,
+    visit: impl Fn(&str, Option<&[f32]>, &[usize]) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let one = |found: &Found| {
+        let (path, constant) = (walk.path(found.site), &walk.constants[found.stored.constant]);
+        let shape = constant.shape()?;
+        let seen = match &found.stored.code {
+            None => constant.floats(|x| visit(&path, Some(x), &shape))?.transpose()?,
+            Some(_) => None,
+        };
+        constant.release();
+        match seen {
+            Some(seen) => Ok(seen),
+            None => visit(&path, None, &shape),
+        }
+    };
+    let seen: Vec<Result<R>> = find(walk)?.par_iter().map(|f| one(f).at(|| walk.sites[f.site].node.label())).collect();
+    seen.into_iter().collect()
 }
 
 fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
@@ -157,6 +184,7 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
         axis: found.axis,
         statistics: statistics.transpose()?.unwrap_or_default(),
         coding,
+        diagnosis: None,
         place,
     })
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Density, Observer, Profile, aciq, entropy, isotone, mse, octav, percentile};
+use super::{Density, Observer, Profile, aciq, entropy, isotone, mean, mse, octav, percentile};
 use crate::error::{Error, ErrorKind};
 use crate::number::{Grid, Range, Scheme};
 
@@ -27,15 +27,18 @@ pub enum Method {
     Octav,
     /// The least squared error for the Gauss or Laplace distribution that fits.
     Aciq,
+    /// So many times the mean magnitude, from 1 to 1000.
+    Mean(f64),
     /// Where classes were seen, the fewest ties between the best two; elsewhere everything that was seen.
     Isotone,
-    /// For each value the method whose range leaves the least squared error, as its histogram predicts it.
+    /// For each value the method whose range leaves the least squared error, as its histogram predicts it; isotone and mean
+    /// are not asked.
     Auto,
 }
 
 impl Method {
     /// Every method, as it is when nothing else is said, in the order they are listed to users.
-    pub const ALL: [Method; 9] = [
+    pub const ALL: [Method; 10] = [
         Method::MinMax,
         Method::MovingAverage,
         Method::Percentile(99.999),
@@ -43,6 +46,7 @@ impl Method {
         Method::Mse(2.0),
         Method::Octav,
         Method::Aciq,
+        Method::Mean(5.0),
         Method::Isotone,
         Method::Auto,
     ];
@@ -57,6 +61,7 @@ impl Method {
             Method::Mse(_) => "mse",
             Method::Octav => "octav",
             Method::Aciq => "aciq",
+            Method::Mean(_) => "mean",
             Method::Isotone => "isotone",
             Method::Auto => "auto",
         }
@@ -84,12 +89,14 @@ impl Method {
             Method::Mse(norm) => mse::range(histogram, scheme, norm),
             Method::Octav => octav::range(histogram, scheme),
             Method::Aciq => aciq::range(histogram, scheme),
+            Method::Mean(k) => mean::range(histogram, k),
             Method::Isotone if seen.classes.is_empty() => Some(whole),
             Method::Isotone => isotone::range(histogram, &seen.classes, scheme),
             Method::Auto => {
                 let density = Density::of(histogram);
-                // Isotone looks at something else than the error.
-                let others = Method::ALL.into_iter().filter(|m| !matches!(m, Method::Isotone | Method::Auto));
+                // Isotone and mean look at something else than the error.
+                let asked = |m: &Method| !matches!(m, Method::Mean(_) | Method::Isotone | Method::Auto);
+                let others = Method::ALL.into_iter().filter(asked);
                 let ranges = others.filter_map(|m| m.range(seen, scheme));
                 let error = |range: &Range| density.error(Grid::fit(scheme, *range), 2.0);
                 ranges.map(|r| (error(&r), r)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, range)| range)
@@ -102,7 +109,7 @@ impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Method::Percentile(number) | Method::Mse(number) => write!(f, ":{number}"),
+            Method::Percentile(number) | Method::Mse(number) | Method::Mean(number) => write!(f, ":{number}"),
             _ => Ok(()),
         }
     }
@@ -130,6 +137,8 @@ impl FromStr for Method {
             }
             (Method::Mse(_), Some(norm)) if (1.0..=8.0).contains(&norm) => Ok(Method::Mse(norm)),
             (Method::Mse(_), _) => wrong(format!("`{told}` is no norm"), "give one from 1 to 8: `mse:2.4`".into()),
+            (Method::Mean(_), Some(k)) if (1.0..=1000.0).contains(&k) => Ok(Method::Mean(k)),
+            (Method::Mean(_), _) => wrong(format!("`{told}` is no factor"), "give one from 1 to 1000: `mean:5`".into()),
             _ => wrong(format!("`{name}` takes no number"), format!("write `{name}`")),
         }
     }
@@ -148,7 +157,10 @@ mod tests {
             assert_eq!(method.name().parse::<Method>().unwrap(), method);
         }
         assert_eq!("mse:2.4".parse::<Method>().unwrap(), Method::Mse(2.4));
-        for bad in ["kl", "mse:", "mse:0.5", "mse:nan", "percentile:50", "percentile:101", "octav:2", ""] {
+        assert_eq!("mean:2".parse::<Method>().unwrap(), Method::Mean(2.0));
+        for bad in
+            ["kl", "mse:", "mse:0.5", "mse:nan", "percentile:50", "percentile:101", "octav:2", "mean:0.5", "mean:x", ""]
+        {
             assert!(bad.parse::<Method>().is_err(), "{bad}");
         }
     }
@@ -160,7 +172,8 @@ mod tests {
         let scheme =
             Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
         let error = |m: Method| density.error(Grid::fit(&scheme, m.range(&seen, &scheme).unwrap()), 2.0);
-        assert!(Method::ALL.into_iter().all(|m| error(Method::Auto) <= error(m)));
+        let asked = Method::ALL.into_iter().filter(|m| !matches!(m, Method::Mean(_)));
+        assert!(asked.into_iter().all(|m| error(Method::Auto) <= error(m)));
         assert!(error(Method::Auto) < error(Method::MinMax));
     }
 

@@ -11,6 +11,7 @@ mod density;
 mod entropy;
 mod histogram;
 mod isotone;
+mod mean;
 mod method;
 mod min_max;
 mod moving_average;

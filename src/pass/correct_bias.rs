@@ -1,5 +1,7 @@
 //! Biases take back what rounding the weights adds to the mean of a layer's output.
 
+use rayon::prelude::*;
+
 use super::layer_bias::LayerBias;
 use super::{Context, Effect, Pass, Skipped};
 use crate::calibrate::{Channels, Statistics};
@@ -38,9 +40,12 @@ impl Pass for CorrectBias<'_> {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        for (&at, decision) in self.plan.constants.iter().filter(|(_, d)| d.part == Part::Weight) {
-            let place = || model.graph.label(at.node);
-            match shift(&model.graph, at, decision, &cx.statistics).at(place)? {
+        let weights: Vec<_> = self.plan.constants.iter().filter(|(_, d)| d.part == Part::Weight).collect();
+        let (graph, statistics) = (&model.graph, &cx.statistics);
+        let shifts: Vec<_> =
+            weights.par_iter().map(|&(&at, decision)| shift(graph, at, decision, statistics)).collect();
+        for ((&at, _), shift) in weights.into_iter().zip(shifts) {
+            match shift.at(|| model.graph.label(at.node))? {
                 Ok(Shift { bias, errors }) => {
                     bias.shift(&mut model.graph, &errors)?;
                     cx.changed += 1;

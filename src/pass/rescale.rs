@@ -1,6 +1,7 @@
 //! Scales channels: what both sides hold is multiplied and divided, and bounds in between follow.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::MulAssign;
 
 use rayon::prelude::*;
 
@@ -125,15 +126,31 @@ fn multiplied(graph: &Graph, at: Use, shape: &[usize], factors: &[Scaled]) -> Re
     let name = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
     let missing = || Error::new(ErrorKind::InvalidModel, format!("`{name}` is not a constant"));
     let tensor = graph.constant(&name)?.ok_or_else(missing)?;
+    let multiplied = match tensor.dtype() {
+        DataType::Float => {
+            let narrow = |f: &[f64]| f.iter().map(|&f| f as f32).collect();
+            Tensor::from_f32(shape.to_vec(), times(tensor.f32s()?.into_owned(), shape, factors, narrow))
+        }
+        wide => Tensor::from_f64(wide, shape.to_vec(), &times(tensor.f64s()?, shape, factors, <[f64]>::to_vec))?,
+    };
+    Ok((name, multiplied))
+}
+
+/// The numbers, a single one repeated to fill the shape, multiplied by the factors of their channels.
+fn times<T: Copy + Default + MulAssign>(
+    mut x: Vec<T>,
+    shape: &[usize],
+    factors: &[Scaled],
+    own: impl Fn(&[f64]) -> Vec<T>,
+) -> Vec<T> {
     let whole = shape.iter().product();
-    let mut x = tensor.f64s()?;
     if x.len() != whole {
-        x = vec![x.first().copied().unwrap_or(0.0); whole];
+        x = vec![x.first().copied().unwrap_or_default(); whole];
     }
     for (index, factors) in factors {
-        index.scale(&mut x, factors);
+        index.scale(&mut x, &own(factors));
     }
-    Ok((name, Tensor::from_f64(tensor.dtype(), shape.to_vec(), &x)?))
+    x
 }
 
 /// The single number all bounds would be, where the channels are scaled alike.

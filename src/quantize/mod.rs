@@ -184,10 +184,10 @@ pub fn quantize_from(
     }
     let trial = match (source, steps) {
         (_, Steps::NONE) => None,
-        (Source::Samples(samples), _) => Some(Trial::new(&original, &prepared, samples, &picks.0, policy, executor)?),
+        (Source::Samples(samples), _) => Some(Trial::new(&original, &prepared, samples, &picks.0, policy, executor)),
         _ => None,
     };
-    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial.as_ref(), &mut cx)?;
+    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial, &mut cx)?;
 
     clock.stage("calibrate");
     let watch = watch_list(&prepared.graph)?;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::calibrate::{Keep, Ranges, Statistics, calibrate, measure_channels, propagate};
+use crate::calibrate::{Beside, Keep, Ranges, SampleChannels, Statistics, calibrate, calibrate_beside, propagate};
 use crate::error::{Place, Result};
 use crate::events::Silent;
-use crate::exec::{Executor, Runner, Worker, spread};
+use crate::exec::{Executor, Runner, Seen, Worker, spread};
 use crate::model::{Graph, Model, NodeExt, Tensor};
 use crate::number::Drift;
 use crate::pass::{self, AbsorbBias, Bounds, Context, CorrectBias, Equalize, Insert, Pass};
@@ -26,6 +26,10 @@ const NEEDED: f64 = 0.1;
 /// The same in a trial of fewer samples than [`TRIAL`]: whatever fits ranges to those tighter looks good on them.
 const NEEDED_OF_FEW: f64 = 1.0;
 
+/// After every so many samples it is asked whether a trial is lost: its mean gain lies so many standard errors below 0.
+const ROUND: usize = 4;
+const LOST: f64 = 3.0;
+
 /// What an output counts that no quantization changed, in dB.
 const UNTOUCHED: f64 = 100.0;
 
@@ -38,8 +42,8 @@ pub struct StepRow {
     pub taken: bool,
     /// How many places it changed.
     pub places: usize,
-    /// By how many dB it raised the SQNR in the trial, as the mean over samples and outputs; `None` where there was no
-    /// trial.
+    /// By how many dB it raised the SQNR in the trial, as the mean over samples and outputs (the first samples only, where
+    /// those left no doubt); `None` where there was no trial.
     pub gain_db: Option<f64>,
 }
 
@@ -79,27 +83,42 @@ impl Targets {
         Targets { watch, outputs }
     }
 
-    /// What a model makes of the samples. What is no float is empty.
-    fn see(&self, runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
+    /// Where the outputs are among those of a runner.
+    fn places(&self, runner: &Runner<'_>) -> Vec<Option<usize>> {
         let names = runner.output_names();
-        let places: Vec<Option<usize>> = self.outputs.iter().map(|o| names.iter().position(|n| n == o)).collect();
+        self.outputs.iter().map(|o| names.iter().position(|n| n == o)).collect()
+    }
+
+    /// What was watched, and behind it the outputs in those places. What is no float is empty.
+    fn with_outputs(
+        &self,
+        mut found: Vec<Vec<f32>>,
+        places: &[Option<usize>],
+        outputs: &[Tensor],
+    ) -> Result<Vec<Vec<f32>>> {
+        for place in places {
+            let tensor = place.and_then(|p| outputs.get(p)).filter(|t| t.is_float());
+            found.push(tensor.map(Tensor::f32s).transpose()?.map_or_else(Vec::new, |x| x.into_owned()));
+        }
+        Ok(found)
+    }
+
+    /// What a model makes of the samples.
+    fn see(&self, runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let places = self.places(runner);
         let one = |worker: &mut Worker<'_, '_>, i: usize| {
             let at = || format!("sample {}", picks[i]);
             let mut found = vec![Vec::new(); self.watch.len()];
             let sample = samples.get(picks[i]).at(at)?;
             let outputs = worker.run(&sample, &mut |seen| found[seen.value] = seen.numbers.to_vec()).at(at)?;
-            for place in &places {
-                let tensor = place.and_then(|p| outputs.get(p)).filter(|t| t.is_float());
-                found.push(tensor.map(Tensor::f32s).transpose()?.map_or_else(Vec::new, |x| x.into_owned()));
-            }
-            Ok(found)
+            self.with_outputs(found, &places, &outputs)
         };
         Ok(spread(picks.len(), &Silent, || Ok(runner.worker()), one)?.1)
     }
 }
 
 impl<'a> Trial<'a> {
-    /// A trial on some of the samples in `picks`. `original` is the float model to compare with.
+    /// A trial on some of the samples in `picks`. `original` is the float model.
     pub fn new(
         original: &Model,
         prepared: &Model,
@@ -107,13 +126,41 @@ impl<'a> Trial<'a> {
         picks: &[usize],
         policy: &'a Policy,
         executor: &'a dyn Executor,
-    ) -> Result<Trial<'a>> {
+    ) -> Trial<'a> {
         let count = picks.len().min(TRIAL);
         let picks: Vec<usize> = (0..count).map(|i| picks[i * picks.len() / count]).collect();
         let targets = Targets::of(&original.graph, &prepared.graph);
-        let runner = Runner::new(executor, original, targets.watch.clone())?;
-        let reference = targets.see(&runner, samples, &picks)?;
-        Ok(Trial { samples, executor, policy, picks, targets, reference })
+        Trial { samples, executor, policy, picks, targets, reference: Vec::new() }
+    }
+
+    /// Runs the prepared model, which still computes what the float model does, and keeps what others are compared with. Returns
+    /// its ranges, and the channels of every value that a step may want to know of and of which nothing is known.
+    fn look(&mut self, prepared: &Model, shapes: &Shapes, known: &Statistics) -> Result<(Ranges, Statistics)> {
+        let axes = channel_axes(&prepared.graph, &Scaling::of(&prepared.graph, shapes)?);
+        let unknown: Vec<(String, usize)> = axes.into_iter().filter(|(v, _)| known.get(v).is_none()).collect();
+        let mut watch = watch_list(&prepared.graph)?;
+        let (calibrated, targets) = (watch.len(), self.targets.watch.len());
+        watch.extend(self.targets.watch.iter().cloned());
+        watch.extend(unknown.iter().map(|(value, _)| value.clone()));
+        let runner = Runner::new(self.executor, prepared, watch)?;
+        let places = self.targets.places(&runner);
+        let see = |(found, channels): &mut (BTreeMap<usize, Vec<f32>>, SampleChannels), seen: Seen<'_>| {
+            let Some(place) = seen.value.checked_sub(calibrated) else { return };
+            match place.checked_sub(targets) {
+                None => drop(found.insert(place, seen.numbers.to_vec())),
+                Some(place) => channels.see(place, unknown[place].1, seen.numbers, seen.shape),
+            }
+        };
+        let end = |(mut found, channels): (BTreeMap<usize, Vec<f32>>, SampleChannels), outputs: Vec<Tensor>| {
+            let watched = (0..targets).map(|place| found.remove(&place).unwrap_or_default()).collect();
+            Ok((self.targets.with_outputs(watched, &places, &outputs)?, channels))
+        };
+        let keep = Keep::for_method(self.policy.calibration);
+        let beside = Beside { calibrated, see, end };
+        let (ranges, made) = calibrate_beside(&runner, self.samples, &self.picks, keep, &Silent, beside)?;
+        let (reference, channels): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+        self.reference = reference;
+        Ok((ranges, SampleChannels::gather(&channels, &unknown)))
     }
 
     /// The ranges of a prepared model.
@@ -122,9 +169,16 @@ impl<'a> Trial<'a> {
         calibrate(&runner, self.samples, &self.picks, Keep::for_method(self.policy.calibration), &Silent)
     }
 
-    /// The SQNR of a prepared model after quantization, in dB: for each target the mean of that of every sample by itself, so
-    /// that none speaks for all.
-    fn score(&self, prepared: &Model, ranges: &Ranges, corrected: Option<&Statistics>) -> Result<Vec<f64>> {
+    /// The SQNR of a prepared model after quantization, in dB: of each target for every sample by itself, so that none speaks
+    /// for all. `against` are the scores of what it shall be better than: where it is clear early that it is not, the other
+    /// samples are left out.
+    fn score(
+        &self,
+        prepared: &Model,
+        ranges: &Ranges,
+        corrected: Option<&Statistics>,
+        against: Option<&Scores>,
+    ) -> Result<Scores> {
         let mut cx = Context::new(Some(self.executor), &Silent);
         let mut quantized = prepared.clone();
         let mut plan = Plan::decide(&quantized.graph, ranges, self.policy)?;
@@ -134,33 +188,32 @@ impl<'a> Trial<'a> {
         }
         pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
         let runner = Runner::new(self.executor, &quantized, self.targets.watch.clone())?;
-        let seen = self.targets.see(&runner, self.samples, &self.picks)?;
-        let mut scores = vec![0.0; self.targets.watch.len() + self.targets.outputs.len()];
-        for (right, found) in self.reference.iter().zip(&seen) {
-            for ((score, right), found) in scores.iter_mut().zip(right).zip(found) {
-                let mut drift = Drift::default();
-                if right.len() == found.len() {
-                    drift.add(right, found);
-                }
-                let db = drift.sqnr();
-                *score += if db.is_nan() { -UNTOUCHED } else { db.clamp(-UNTOUCHED, UNTOUCHED) };
+        let mut scores = Scores::new();
+        for (picks, references) in self.picks.chunks(ROUND).zip(self.reference.chunks(ROUND)) {
+            let seen = self.targets.see(&runner, self.samples, picks)?;
+            scores.extend(references.iter().zip(&seen).map(|(right, found)| compare(right, found)));
+            if against.is_some_and(|old| Gain::of(&scores, old).is_lost()) {
+                break;
             }
         }
-        scores.iter_mut().for_each(|s| *s /= self.picks.len().max(1) as f64);
         Ok(scores)
     }
+}
 
-    /// Measures the channels of every value that a step may want to know of, and of which nothing is known.
-    fn measure(&self, model: &Model, shapes: &Shapes, known: &Statistics) -> Result<Statistics> {
-        let axes = channel_axes(&model.graph, &Scaling::of(&model.graph, shapes)?);
-        let unknown = axes.into_iter().filter(|(value, _)| known.get(value).is_none());
-        let (watch, axes): (Vec<String>, Vec<usize>) = unknown.unzip();
-        if watch.is_empty() {
-            return Ok(Statistics::default());
+/// The SQNR of each target in each sample, in dB.
+type Scores = Vec<Vec<f64>>;
+
+/// The SQNR of each target of a sample.
+fn compare(right: &[Vec<f32>], found: &[Vec<f32>]) -> Vec<f64> {
+    let one = |(right, found): (&Vec<f32>, &Vec<f32>)| {
+        let mut drift = Drift::default();
+        if right.len() == found.len() {
+            drift.add(right, found);
         }
-        let runner = Runner::new(self.executor, model, watch)?;
-        measure_channels(&runner, &axes, self.samples, &self.picks, &Silent)
-    }
+        let db = drift.sqnr();
+        if db.is_nan() { -UNTOUCHED } else { db.clamp(-UNTOUCHED, UNTOUCHED) }
+    };
+    right.iter().zip(found).map(one).collect()
 }
 
 /// The values whose channels steps look at, with the axis of each: what layers read, and what can be scaled.
@@ -183,8 +236,8 @@ fn channel_axes(graph: &Graph, scaling: &Scaling) -> BTreeMap<String, usize> {
     axes
 }
 
-/// What a trial found of a model: its ranges, and the score of each target.
-type Tried = (Ranges, Vec<f64>);
+/// What a trial found of a model: its ranges and its scores.
+type Tried = (Ranges, Scores);
 
 /// Reshapes a prepared model and finds out whether its ranges shall be limited and its biases corrected; returns what became
 /// of each step.
@@ -196,7 +249,7 @@ pub(super) fn reshape(
     prepared: &mut Model,
     policy: &Policy,
     steps: Steps,
-    trial: Option<&Trial<'_>>,
+    mut trial: Option<Trial<'_>>,
     cx: &mut Context<'_>,
 ) -> Result<Vec<StepRow>> {
     let mut rows = Vec::new();
@@ -205,29 +258,34 @@ pub(super) fn reshape(
     }
     let shapes = cx.executor.and_then(|e| e.shapes(prepared).ok()).unwrap_or_default();
     propagate(&prepared.graph, &shapes, &mut cx.statistics)?;
-    if let Some(trial) = trial {
+    let mut base = None;
+    if let Some(trial) = &mut trial {
         // Training saw more than a few samples show: they speak only where it left nothing.
-        let measured = trial.measure(prepared, &shapes, &cx.statistics).at(|| "measuring channels".to_owned())?;
+        let (ranges, measured) = trial.look(prepared, &shapes, &cx.statistics).at(|| "the trial".to_owned())?;
+        base = Some(ranges);
         measured.iter().for_each(|(value, seen)| cx.statistics.insert_seen(value, seen.widened()));
     }
     let corrects = steps.correct_bias != Switch::Off;
-    let trial = trial.filter(|_| steps.leaves_open());
-    let try_out = |model: &Model, known: &Statistics| -> Result<Option<Tried>> {
+    let trial = trial.as_ref().filter(|_| steps.leaves_open());
+    let try_out = |model: &Model, ranges: Option<Ranges>, known: &Statistics, best: Option<&Tried>| {
         let Some(trial) = trial else { return Ok(None) };
-        let ranges = trial.ranges(model)?;
-        let score = trial.score(model, &ranges, corrects.then_some(known))?;
-        Ok(Some((ranges, score)))
+        let ranges = ranges.map_or_else(|| trial.ranges(model), Ok)?;
+        let scores = trial.score(model, &ranges, corrects.then_some(known), best.map(|b| &b.1))?;
+        Ok(Some((ranges, scores)))
     };
     let needed = trial.map_or(0.0, |t| if t.picks.len() < TRIAL { NEEDED_OF_FEW } else { NEEDED });
-    let mut best = try_out(prepared, &cx.statistics)?;
-    let equalize = Equalize { per_channel: policy.per_channel, bounds: Bounds::Loose };
+    let mut best: Option<Tried> = try_out(prepared, base, &cx.statistics, None)?;
+    let equalize = Equalize { shapes: &shapes, per_channel: policy.per_channel, bounds: Bounds::Loose };
     let tries: [(Switch, &dyn Pass, bool); 2] =
         [(steps.equalize, &equalize, true), (steps.absorb_bias, &AbsorbBias, false)];
     for (switch, pass, untried) in tries.into_iter().filter(|(switch, ..)| *switch != Switch::Off) {
         let (mut other, known, skipped) = (prepared.clone(), cx.statistics.clone(), cx.skipped.len());
         let places = pass::run(pass, &mut other, cx)?;
-        let tried = if places > 0 { try_out(&other, &cx.statistics)? } else { None };
-        let gain = Gain::of(&tried, &best);
+        let tried = match places > 0 {
+            true => try_out(&other, None, &cx.statistics, best.as_ref().filter(|_| switch == Switch::Auto))?,
+            false => None,
+        };
+        let gain = Gain::between(&tried, &best);
         let taken = places > 0 && switch.decide(gain, needed, untried);
         if taken {
             *prepared = other;
@@ -245,11 +303,12 @@ pub(super) fn reshape(
             let mut ranges = ranges.clone();
             places = limit(&mut ranges, &cx.statistics);
             if places > 0 {
-                let score = trial.score(prepared, &ranges, corrects.then_some(&cx.statistics))?;
-                tried = Some((ranges, score));
+                let against = best.as_ref().map(|b| &b.1).filter(|_| steps.limit_ranges == Switch::Auto);
+                let scores = trial.score(prepared, &ranges, corrects.then_some(&cx.statistics), against)?;
+                tried = Some((ranges, scores));
             }
         }
-        let gain = Gain::of(&tried, &best);
+        let gain = Gain::between(&tried, &best);
         let taken = steps.limit_ranges.decide(gain, needed, false);
         if taken {
             best = tried.or(best);
@@ -258,31 +317,61 @@ pub(super) fn reshape(
     }
     if corrects {
         let mut without = None;
-        if let (Some(trial), Some((ranges, _))) = (trial, &best) {
-            without = Some((ranges.clone(), trial.score(prepared, ranges, None)?));
+        if let (Some(trial), Some((ranges, scores))) = (trial, &best) {
+            without = Some((ranges.clone(), trial.score(prepared, ranges, None, Some(scores))?));
         }
-        let gain = Gain::of(&best, &without);
+        let gain = Gain::between(&without, &best).map(Gain::turned);
         let taken = steps.correct_bias.decide(gain, needed, true);
         rows.push(StepRow { step: "correct-bias", taken, places: 0, gain_db: gain.map(|g| g.mean) });
     }
     Ok(rows)
 }
 
-/// By how many dB scores differ.
+/// By how many dB scores differ, over the samples that both saw.
 #[derive(Debug, Clone, Copy)]
 struct Gain {
     /// In the mean over all targets.
     mean: f64,
-    /// In the target that gained least.
+    /// How sure that is: its standard error.
+    error: f64,
+    /// In the target that gained least, and in that which gained most.
     least: f64,
+    most: f64,
 }
 
 impl Gain {
-    fn of(new: &Option<Tried>, old: &Option<Tried>) -> Option<Gain> {
-        let (new, old) = (&new.as_ref()?.1, &old.as_ref()?.1);
-        let gains = || new.iter().zip(old).map(|(a, b)| a - b);
-        let mean = gains().sum::<f64>() / new.len().max(1) as f64;
-        Some(Gain { mean, least: gains().fold(f64::INFINITY, f64::min) })
+    fn of(new: &Scores, old: &Scores) -> Gain {
+        let count = new.len().min(old.len()).max(1) as f64;
+        let targets = new.first().map_or(0, Vec::len).max(1);
+        let mut of_targets = vec![0.0; targets];
+        let mut of_samples = Vec::with_capacity(new.len());
+        for (new, old) in new.iter().zip(old) {
+            let gains = || new.iter().zip(old).map(|(a, b)| a - b);
+            of_targets.iter_mut().zip(gains()).for_each(|(sum, gain)| *sum += gain / count);
+            of_samples.push(gains().sum::<f64>() / targets as f64);
+        }
+        let mean = of_samples.iter().sum::<f64>() / count;
+        let spread = of_samples.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        Gain {
+            mean,
+            error: (spread / count).sqrt(),
+            least: of_targets.iter().copied().fold(f64::INFINITY, f64::min),
+            most: of_targets.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+
+    fn between(new: &Option<Tried>, old: &Option<Tried>) -> Option<Gain> {
+        Some(Gain::of(&new.as_ref()?.1, &old.as_ref()?.1))
+    }
+
+    /// The gain of the old over the new.
+    fn turned(self) -> Gain {
+        Gain { mean: -self.mean, error: self.error, least: -self.most, most: -self.least }
+    }
+
+    /// Whether more samples would hardly turn a loss into a gain.
+    fn is_lost(self) -> bool {
+        self.mean < -LOST * self.error
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which channel each element of a weight belongs to.
 
-use std::ops::Range;
+use std::ops::{MulAssign, Range};
 
 use crate::model::{NodeExt, NodeProto};
 
@@ -115,10 +115,10 @@ impl ChannelIndex {
     }
 
     /// Multiplies every element by its channel's factor.
-    pub fn scale(&self, x: &mut [f64], factors: &[f64]) {
+    pub fn scale<T: Copy + MulAssign>(&self, x: &mut [T], factors: &[T]) {
         if self.inner == 1 {
             self.each_row(x.len(), |base, row| {
-                x[row].iter_mut().zip(&factors[base..]).for_each(|(x, f)| *x *= f);
+                x[row].iter_mut().zip(&factors[base..]).for_each(|(x, &f)| *x *= f);
             });
         } else {
             self.each_run(x.len(), |c, run| x[run].iter_mut().for_each(|x| *x *= factors[c]));
