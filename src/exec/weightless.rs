@@ -3,20 +3,21 @@
 use std::collections::HashSet;
 
 use crate::error::Result;
-use crate::model::{DataType, Dim, InputSpec, Model, NodeExt, ValueInfoProto};
+use crate::model::{DataType, Dim, InputSpec, Model, NodeExt, Tensor, ValueInfoProto};
 use crate::proto::{TypeProto, type_proto};
 
 /// The model with an input in the place of every large weight of a layer, and those inputs: what shapes depend on is
 /// smaller.
 pub(super) fn weightless(model: &Model) -> Result<(Model, Vec<InputSpec>)> {
-    const LARGE: i64 = 1 << 10;
+    const LARGE: usize = 1 << 10;
     let layers = model.graph.nodes().filter(|(_, n)| ["Conv", "Gemm", "MatMul"].iter().any(|op| n.is(op)));
     let names: HashSet<&str> = layers.filter_map(|(_, n)| n.input_at(1)).collect();
     let mut proto = model.to_proto();
     let mut weights = Vec::new();
     let Some(graph) = proto.graph.as_mut() else { return Ok((model.clone(), weights)) };
     graph.initializer.retain(|t| {
-        let large = t.data_type() == DataType::Float as i32 && t.dims.iter().product::<i64>() >= LARGE;
+        let float = t.data_type() == DataType::Float as i32;
+        let large = float && Tensor::from_proto(t).is_ok_and(|t| t.len() >= LARGE);
         let alone = names.contains(t.name()) && model.graph.captured_by(t.name()).is_empty();
         if !large || !alone || model.graph.is_input(t.name()) {
             return true;
@@ -39,7 +40,7 @@ pub(super) fn weightless(model: &Model) -> Result<(Model, Vec<InputSpec>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{GraphProto, ModelProto, NodeProto, Tensor};
+    use crate::model::{GraphProto, ModelProto, NodeProto};
     use crate::proto::OperatorSetIdProto;
 
     #[test]
