@@ -10,7 +10,7 @@ use qdq::model::{InputSpec, Model};
 use qdq::number::Drift;
 use qdq::plan::Policy;
 use qdq::quantize::{Quantized, Recipe, quantize};
-use qdq::sample::{self, Samples};
+use qdq::sample::{self, ImageOptions, SampleOptions, Samples};
 use qdq::target::ORT_CPU;
 use qdq::validate::{Questions, validate};
 
@@ -176,5 +176,33 @@ fn real_models_keep_their_accuracy() {
         emit(&format!("zoo_{name}_{per_channel}"), &float, &made.model, eval.as_ref(), &found.outputs);
         let worst = found.outputs.iter().filter_map(|o| o.sqnr_db).fold(f64::INFINITY, f64::min);
         assert!(worst > least, "{name}: {worst:.2} dB");
+    }
+}
+
+#[test]
+fn channels_that_differ_a_hundredfold_do_not_end_a_model() {
+    let Some(zoo) = common::zoo() else { return };
+    let float = Model::read(&zoo.join("mobilenet_v2_dfq/model.onnx")).unwrap();
+    let image = ImageOptions {
+        crop: Some("224x224".parse().unwrap()),
+        mean: "0.485,0.456,0.406".parse().unwrap(),
+        std: "0.229,0.224,0.225".parse().unwrap(),
+        ..Default::default()
+    };
+    let open = |folder: &str, limit: usize| {
+        let options = SampleOptions { limit: Some(limit), image: image.clone(), ..Default::default() };
+        let path = zoo.join("imagenet").join(folder);
+        sample::open(path.to_str().unwrap(), &options, &InputSpec::all(&float.graph).unwrap(), &Silent).unwrap()
+    };
+    let (calib, eval) = (open("calib", 40), open("eval", 24));
+    // Without steps -1.9 and 11.3 dB.
+    for (per_channel, least) in [(false, 16.0), (true, 17.5)] {
+        let made = make(&float, calib.as_ref(), per_channel);
+        let found = validate(&float, &made.model, eval.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
+        let db = found.outputs[0].sqnr_db.unwrap();
+        let steps: Vec<_> = made.report.steps.iter().map(|s| (s.step, s.taken)).collect();
+        assert!(db > least, "per channel {per_channel}: {db:.2} dB, {steps:?}");
+        assert!(steps.contains(&("equalize", true)), "per channel {per_channel}: {steps:?}");
+        emit(&format!("zoo_mobilenet_{per_channel}"), &float, &made.model, eval.as_ref(), &found.outputs);
     }
 }

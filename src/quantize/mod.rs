@@ -4,7 +4,9 @@ mod data_free;
 mod facts;
 mod ranges;
 mod reshape;
+mod steps;
 mod tables;
+mod trial;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use crate::pass::{self, Context, InlineFunctions, Insert};
 use crate::plan::{Plan, Policy, Steps, Switch, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
-use reshape::Trial;
+use trial::Trial;
 
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
@@ -199,7 +201,7 @@ pub fn quantize_from(
             let keep = Keep::for_method(policy.calibration);
             let mut all = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
             if let Some(step) = taken.iter_mut().find(|s| s.step == "limit-ranges" && s.taken) {
-                step.places = reshape::limit(&mut all, &cx.statistics);
+                step.places = steps::limit(&mut all, &cx.statistics);
             }
             learned = all;
             let split = Split {
@@ -254,7 +256,7 @@ pub fn quantize_from(
         data_free::check(&prepared.graph, &plan, given, &cx.statistics)?;
     }
     if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
-        (plan, step.places) = reshape::correct(&mut prepared, plan, ranges, policy, &mut cx)?;
+        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &mut cx)?;
     }
 
     clock.stage("insert");
