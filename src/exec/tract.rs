@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use prost::Message;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
-use tract_onnx::prelude::{Framework, tvec};
+use tract_onnx::prelude::tvec;
 use tract_onnx::tract_core::internal as core;
 use tract_onnx::tract_core::plan::eval;
 use tract_onnx::tract_hir::internal::*;
@@ -78,22 +79,20 @@ fn guarded<T>(what: &str, step: impl FnOnce() -> TractResult<T>) -> Result<T> {
 impl Tract {
     /// The model as tract reads it, with every value's outlet.
     fn parse(model: &Model, shapes: Option<&[InputShape]>) -> Result<(InferenceModel, HashMap<String, OutletId>)> {
-        Self::parse_lowered(&lower(model)?, &InputSpec::all(&model.graph)?, shapes)
+        Self::parse_lowered(lower(model)?, &InputSpec::all(&model.graph)?, shapes)
     }
 
     /// As [`Tract::parse`]; `specs` are those of the inputs that the model had before it was lowered.
     fn parse_lowered(
-        lowered: &Model,
+        lowered: Model,
         specs: &[InputSpec],
         shapes: Option<&[InputShape]>,
     ) -> Result<(InferenceModel, HashMap<String, OutletId>)> {
-        let bytes = lowered.to_bytes()?;
+        let bytes = lowered.into_buf()?;
         guarded("tract cannot load the model", || {
             let mut onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
             onnx.op_register.insert(FAKE_QUANTIZE, build_fake_quantize);
-            let proto = onnx.proto_model_for_read(&mut &bytes[..])?;
-            drop(bytes);
-            let parsed = onnx.parse(&proto, None)?;
+            let parsed = onnx.parse(&pb::ModelProto::decode(bytes)?, None)?;
             let mut inner = parsed.model;
             for (i, spec) in specs.iter().enumerate() {
                 let shape = match shapes {
@@ -189,15 +188,15 @@ impl Executor for Tract {
         let specs = InputSpec::all(&model.graph)?;
         let light = weightless(&lowered).and_then(|(light, weights)| {
             let specs: Vec<InputSpec> = specs.iter().cloned().chain(weights).collect();
-            Self::infer(&light, &specs)
+            Self::infer(light, &specs)
         });
-        light.or_else(|_| Self::infer(&lowered, &specs))
+        light.or_else(|_| Self::infer(lowered, &specs))
     }
 }
 
 impl Tract {
     /// The shapes of a lowered model.
-    fn infer(lowered: &Model, specs: &[InputSpec]) -> Result<HashMap<String, Vec<Option<usize>>>> {
+    fn infer(lowered: Model, specs: &[InputSpec]) -> Result<HashMap<String, Vec<Option<usize>>>> {
         let (mut parsed, outlets) = Self::parse_lowered(lowered, specs, None)?;
         guarded("tract cannot infer shapes", || {
             parsed.analyse(false)?;

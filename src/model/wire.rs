@@ -1,9 +1,10 @@
 //! Protobuf's wire format, one message deep: a message taken apart into its fields and put together again, without
 //! touching what is inside them. What an edit does not reach is written as it was read, to the byte.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 use prost::{DecodeError, Message};
 
@@ -179,10 +180,44 @@ impl Pieces {
         self.done
     }
 
+    /// The bytes to be read in their order; a piece is given up as soon as it was read.
+    pub fn into_buf(self) -> impl Buf {
+        Chunks { left: self.len(), pieces: self.into_list().into() }
+    }
+
     fn close(&mut self) {
         if !self.open.is_empty() {
             self.len += self.open.len();
             self.done.push(Bytes::from(std::mem::take(&mut self.open)));
+        }
+    }
+}
+
+/// Pieces that are read in their order. None is empty.
+struct Chunks {
+    pieces: VecDeque<Bytes>,
+    left: usize,
+}
+
+impl Buf for Chunks {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| piece)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.left, "past the end");
+        self.left -= count;
+        while let Some(piece) = self.pieces.front_mut() {
+            if count < piece.len() {
+                piece.advance(count);
+                return;
+            }
+            count -= piece.len();
+            self.pieces.pop_front();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Buf;
 use tempfile::NamedTempFile;
 
 use super::Model;
@@ -64,11 +65,21 @@ impl Model {
     ///
     /// Errors when they would pass protobuf's limit of 2 GiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(self.in_one_file()?.into_list().concat())
+    }
+
+    /// The same bytes, for whoever reads them once: tensors are not copied, and those that only this model has are freed as
+    /// soon as they were read.
+    pub(crate) fn into_buf(self) -> Result<impl Buf> {
+        Ok(self.in_one_file()?.into_buf())
+    }
+
+    fn in_one_file(&self) -> Result<Pieces> {
         let pieces = self.pieces();
         if pieces.len() > PROTOBUF_LIMIT {
             return Err(too_large(pieces.len()));
         }
-        Ok(pieces.into_list().concat())
+        Ok(pieces)
     }
 
     /// Writes the model to a file, whole or not at all, without a copy of it in memory.

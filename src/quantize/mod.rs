@@ -260,7 +260,7 @@ pub fn quantize_from(
     }
 
     clock.stage("insert");
-    let mut quantized = prepared.clone();
+    let mut quantized = prepared;
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
     let counts = facts::count(&plan);
     sign(&mut quantized, policy, &counts);
