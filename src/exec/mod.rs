@@ -24,7 +24,7 @@ use crate::model::{Dim, Model, Tensor};
 use crate::sample::Sample;
 
 pub use lower::{FAKE_QUANTIZE, lower};
-pub use runner::{Runner, Worker};
+pub use runner::{Runner, Worker, warm_up};
 pub use spread::spread;
 #[cfg(feature = "tract")]
 pub use tract::{Tract, guards_panics};

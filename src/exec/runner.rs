@@ -99,6 +99,14 @@ impl<'a> Runner<'a> {
         Worker { runner: self, seats: Vec::new() }
     }
 
+    /// Makes ready what will run this sample. A failure is not told: it comes again when the sample is run.
+    fn warm_up(&self, sample: &Sample) {
+        let mut worker = self.worker();
+        if let Ok(straight) = worker.straighten(sample) {
+            worker.seat(&straight, true).warm_up(sample);
+        }
+    }
+
     /// Notes that a form is run now, and lets go of what was prepared for the one that was not run for longest.
     fn note(&self, straight: &Arc<Straight<'a>>, whole: bool) {
         let mut ready = lock(&self.ready);
@@ -238,6 +246,11 @@ fn cut(model: &Model, nodes: &HashSet<NodeId>, outputs: &[&str]) -> Result<Model
         ..Default::default()
     };
     Model::from_proto(ModelProto { graph: Some(part), ..model.metadata().clone() })
+}
+
+/// Makes two models ready for a sample, side by side: an engine prepares a model on one thread.
+pub fn warm_up(one: &Runner<'_>, other: &Runner<'_>, sample: &Sample) {
+    rayon::join(|| one.warm_up(sample), || other.warm_up(sample));
 }
 
 /// One thread's sessions.

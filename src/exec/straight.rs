@@ -172,6 +172,11 @@ impl<'a> Seat<'a> {
         }
     }
 
+    /// Prepares what will run this sample, if it can be prepared.
+    pub fn warm_up(&mut self, sample: &Sample) {
+        self.session(sample).ok();
+    }
+
     /// A session for exactly this shape, after one with symbols failed.
     fn exact(&mut self, sample: &Sample) -> Result<&mut Box<dyn Session>> {
         self.straight.exact_only.store(true, Ordering::Relaxed);

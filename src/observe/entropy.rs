@@ -38,6 +38,9 @@ pub(super) fn range(histogram: &Histogram, scheme: &Scheme) -> Option<Range> {
         if end - first <= levels {
             break;
         }
+        if bins.least(first, end, levels) >= best.0 {
+            continue;
+        }
         let divergence = bins.divergence(&counts, first, end, levels);
         if divergence < best.0 {
             best = (divergence, clip);
@@ -54,6 +57,11 @@ struct Prefix {
     entropies: Vec<f64>,
     /// Bins that are not empty.
     filled: Vec<f64>,
+}
+
+/// The first bin of a level.
+fn edge(first: usize, end: usize, levels: usize, level: usize) -> usize {
+    first + (level * (end - first)).div_ceil(levels)
 }
 
 fn n_ln_n(n: f64) -> f64 {
@@ -78,6 +86,20 @@ impl Prefix {
         }
     }
 
+    /// What the divergence is at least: that of the masses of the first level, the last one, and all between. (By the log
+    /// sum inequality, putting bins together never makes a divergence larger.)
+    fn least(&self, first: usize, end: usize, levels: usize) -> f64 {
+        let sum = |a: usize, b: usize| self.counts[b] - self.counts[a];
+        let (all, inside) = (self.counts[self.counts.len() - 1], sum(first, end));
+        let (second, last) = (edge(first, end, levels, 1), edge(first, end, levels, levels - 1));
+        let parts = [(first, second, self.counts[first]), (second, last, 0.0), (last, end, all - self.counts[end])];
+        let term = |(a, b, cut): (usize, usize, f64)| {
+            let (p, q) = ((sum(a, b) + cut) / all, sum(a, b) / inside);
+            if p > 0.0 { p * (p / q).ln() } else { 0.0 }
+        };
+        parts.into_iter().map(term).sum()
+    }
+
     /// The divergence of the candidate from the reference, for the bins from `first` to before `end`.
     fn divergence(&self, counts: &[u64], first: usize, end: usize, levels: usize) -> f64 {
         let sum = |sums: &[f64], a: usize, b: usize| sums[b] - sums[a];
@@ -95,9 +117,8 @@ impl Prefix {
         }
         // sum p ln q, with q the same in all bins of a level.
         let mut cross = 0.0;
-        let edge = |level: usize| first + (level * (end - first)).div_ceil(levels);
         for level in 0..levels {
-            let (a, b) = (edge(level), edge(level + 1));
+            let (a, b) = (edge(first, end, levels, level), edge(first, end, levels, level + 1));
             let in_level = sum(&self.counts, a, b);
             let (mut mass, mut filled) = (in_level, sum(&self.filled, a, b));
             for (bin, cut) in ends {
@@ -174,6 +195,8 @@ mod tests {
                 let (first, end) = (zero.saturating_sub(clip), (zero + clip).min(counts.len()));
                 let (got, want) = (prefix.divergence(&counts, first, end, 128), divergence(&counts, first, end, 128));
                 assert!(got == want || (got - want).abs() < 1e-9, "{name}, {clip} bins: {got}, expected {want}");
+                let least = prefix.least(first, end, 128);
+                assert!(least <= want + 1e-9 && least > -1e-9, "{name}, {clip} bins: {least}, of {want}");
             }
         }
     }

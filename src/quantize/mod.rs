@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::calibrate::{Keep, Ranges, RangesFile, calibrate};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
-use crate::exec::{Executor, Runner};
+use crate::exec::{Executor, Runner, warm_up};
 use crate::model::{Model, fingerprint};
 use crate::number::Range;
 use crate::pass::{self, Context, InlineFunctions, Insert};
@@ -193,11 +193,15 @@ pub fn quantize_from(
 
     clock.stage("calibrate");
     let watch = watch_list(&prepared.graph)?;
+    let float = Runner::new(executor, &original, Vec::new())?;
     let learned: Ranges;
     let (ranges, verify, split) = match source {
         Source::Samples(samples) => {
             let (calibration, verification, shared) = picks;
             let runner = Runner::new(executor, &prepared, watch)?;
+            if let Some(&first) = calibration.first() {
+                warm_up(&runner, &float, &samples.get(first).at(|| format!("sample {first}"))?);
+            }
             let keep = Keep::for_method(policy.calibration);
             let mut all = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
             if let Some(step) = taken.iter_mut().find(|s| s.step == "limit-ranges" && s.taken) {
@@ -271,8 +275,8 @@ pub fn quantize_from(
     let written = read_back(quantized)?;
     let mut outputs = Vec::new();
     if let Some((samples, picks)) = &verify {
-        let runner = |model| Runner::new(executor, model, Vec::new());
-        outputs = compare(&runner(&original)?, &runner(&written)?, *samples, picks, &events)?;
+        let runner = Runner::new(executor, &written, Vec::new())?;
+        outputs = compare(&float, &runner, *samples, picks, &events)?;
     }
 
     let report = Report {

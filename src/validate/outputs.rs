@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
-use crate::exec::{Runner, spread};
+use crate::exec::{Runner, spread, warm_up};
 use crate::model::{Tensor, dtype_name};
 use crate::number::Drift;
 use crate::sample::Samples;
@@ -99,6 +99,9 @@ pub(super) fn compare_with(
             })
         })
         .collect::<Result<Vec<usize>>>()?;
+    if let Some(&first) = picks.first() {
+        warm_up(float, quantized, &samples.get(first).at(|| format!("sample {first}"))?);
+    }
     let make = || Ok((float.worker(), quantized.worker()));
     let (_, seen) = spread(picks.len(), events, make, |(a, b), i| -> Result<Vec<Seen>> {
         let at = || format!("sample {}", picks[i]);
