@@ -37,6 +37,7 @@ impl Grid {
     }
 
     /// The code of `x`; NaN becomes the lowest code.
+    #[inline(always)]
     pub fn code(self, x: f32) -> i32 {
         // In f64 every code up to 32 bits is exact, and so are the quotient's ties.
         let steps = f64::from(x / self.scale).round_ties_even() + f64::from(self.zero);
@@ -54,14 +55,18 @@ impl Grid {
 /// Errors when the parameters' axis does not fit the shape.
 pub fn quantize(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<i32>> {
     let mut codes = vec![0; x.len()];
-    each_run(x.len(), shape, params, |span, grids| {
-        let pairs = codes[span.clone()].iter_mut().zip(&x[span]);
-        match grids {
-            [grid] => pairs.for_each(|(q, &x)| *q = grid.code(x)),
-            grids => pairs.zip(grids).for_each(|((q, &x), grid)| *q = grid.code(x)),
-        }
-    })?;
+    each_run(x.len(), shape, params, |span, grids| encode(&mut codes[span.clone()], &x[span], grids))?;
     Ok(codes)
+}
+
+/// The codes of numbers that share a grid, or have one each.
+#[multiversion(targets = "simd")]
+fn encode(codes: &mut [i32], x: &[f32], grids: &[Grid]) {
+    let pairs = codes.iter_mut().zip(x);
+    match grids {
+        &[grid] => pairs.for_each(|(q, &x)| *q = grid.code(x)),
+        grids => pairs.zip(grids).for_each(|((q, &x), grid)| *q = grid.code(x)),
+    }
 }
 
 /// The real numbers that codes stand for, as a tensor of this shape.
