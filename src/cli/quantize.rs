@@ -1,6 +1,7 @@
 //! `qdq quantize`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -63,6 +64,14 @@ pub struct QuantizeArgs {
     /// The format of weights [default: the target's]
     #[arg(long, value_name = "FORMAT", value_enum)]
     weights: Option<WeightFormat>,
+
+    /// How codes of fewer than 8 bits are stored
+    #[arg(long, value_name = "FORM", value_enum, default_value = "native")]
+    storage: StorageForm,
+
+    /// One scale for N neighbours along the inputs of a weight, where it has as many; one a channel elsewhere
+    #[arg(long, value_name = "N")]
+    block_size: Option<NonZeroUsize>,
 
     /// Take what `qdq calibrate` learned instead of running samples
     #[arg(long, value_name = "FILE")]
@@ -236,8 +245,23 @@ enum ActivationFormat {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WeightFormat {
+    Int2,
+    Uint2,
+    Int3,
+    Uint3,
+    Int4,
+    Uint4,
     Int8,
     Uint8,
+}
+
+/// How codes of fewer than 8 bits are stored.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StorageForm {
+    /// As the element type of ONNX, packed; 3 bits, for which there is none, in a byte each
+    Native,
+    /// In a byte each, for runtimes that do not know the type
+    Int8,
 }
 
 impl ActivationFormat {
@@ -254,6 +278,12 @@ impl ActivationFormat {
 impl WeightFormat {
     fn format(self) -> Format {
         match self {
+            WeightFormat::Int2 => Format::INT2,
+            WeightFormat::Uint2 => Format::UINT2,
+            WeightFormat::Int3 => Format::INT3,
+            WeightFormat::Uint3 => Format::UINT3,
+            WeightFormat::Int4 => Format::INT4,
+            WeightFormat::Uint4 => Format::UINT4,
             WeightFormat::Int8 => Format::INT8,
             WeightFormat::Uint8 => Format::UINT8,
         }
@@ -371,6 +401,10 @@ impl QuantizeArgs {
         if let Some(w) = self.weights {
             policy.weights = w.format();
         }
+        if self.storage == StorageForm::Int8 {
+            policy.weights = policy.weights.widened();
+        }
+        policy.block_size = self.block_size;
         policy.calibration = self.calibration;
         policy.weight_clip = self.weight_clip;
         policy.operators = self.ops.clone();

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn types_and_formats_agree() {
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|f| f.bits == f.storage.bits()) {
             let dtype = of_format(format);
             assert_eq!(format_of(dtype), Some(format));
             assert_eq!((name_of(dtype), bits(dtype)), (format.name, Some(format.storage.bits())));

@@ -58,6 +58,10 @@ impl Format {
     pub const INT2: Format = Format { name: "int2", bits: 2, min: -2, max: 1, storage: Storage::I2, opset: 25 };
     /// Unsigned 2 bits.
     pub const UINT2: Format = Format { name: "uint2", bits: 2, min: 0, max: 3, storage: Storage::U2, opset: 25 };
+    /// Signed 3 bits, in a byte each: no element type of ONNX has 3.
+    pub const INT3: Format = Format { name: "int3", bits: 3, min: -4, max: 3, storage: Storage::I8, opset: 10 };
+    /// Unsigned 3 bits, in a byte each.
+    pub const UINT3: Format = Format { name: "uint3", bits: 3, min: 0, max: 7, storage: Storage::U8, opset: 10 };
     /// Signed 4 bits.
     pub const INT4: Format = Format { name: "int4", bits: 4, min: -8, max: 7, storage: Storage::I4, opset: 21 };
     /// Unsigned 4 bits.
@@ -77,9 +81,11 @@ impl Format {
         Format { name: "int32", bits: 32, min: i32::MIN, max: i32::MAX, storage: Storage::I32, opset: 10 };
 
     /// Every format, in the order they are listed to users.
-    pub const ALL: [Format; 9] = [
+    pub const ALL: [Format; 11] = [
         Format::INT2,
         Format::UINT2,
+        Format::INT3,
+        Format::UINT3,
         Format::INT4,
         Format::UINT4,
         Format::INT8,
@@ -106,6 +112,15 @@ impl Format {
             Storage::I16 => Format::INT16,
             Storage::U16 => Format::UINT16,
             Storage::I32 => Format::INT32,
+        }
+    }
+
+    /// The same codes in a byte each, for runtimes that do not know the element type.
+    pub fn widened(self) -> Format {
+        match (self.bits < 8, self.signed()) {
+            (true, true) => Format { storage: Storage::I8, opset: Format::INT8.opset, ..self },
+            (true, false) => Format { storage: Storage::U8, opset: Format::UINT8.opset, ..self },
+            (false, _) => self,
         }
     }
 

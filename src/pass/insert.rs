@@ -96,22 +96,28 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
 /// The names of a scale and a zero point.
 type ParamNames = (String, String);
 
-/// Adds scale and zero point of a value: rank 0 for a whole tensor, rank 1 along an axis. The scale has the type of the
+/// Adds scale and zero point of a value: rank 0 for a whole tensor, rank 1 along an axis, that of the value in blocks. The scale has the type of the
 /// value where that is a constant; everything else is float32 once prepared.
 fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<ParamNames> {
-    if let Granularity::Block { .. } = params.granularity() {
-        return Err(Error::new(ErrorKind::Unsupported, "scales a block cannot be written yet").at(format!("`{base}`")));
-    }
-    let shape = || if params.axis().is_some() { vec![params.scales().len()] } else { vec![] };
+    let missing = || Error::new(ErrorKind::InvalidModel, format!("`{base}` is not a constant"));
+    let shape = match params.granularity() {
+        Granularity::Tensor => vec![],
+        Granularity::Channel { .. } => vec![params.scales().len()],
+        Granularity::Block { axis, size } => {
+            let mut shape = graph.constant(base)?.ok_or_else(missing)?.shape().to_vec();
+            shape[axis] = shape[axis].div_ceil(size);
+            shape
+        }
+    };
     let dtype = graph.stated_dtype(base).filter(|_| graph.is_constant(base)).unwrap_or(DataType::Float);
     let scale = match dtype {
         DataType::Float16 | DataType::Bfloat16 => {
-            Tensor::from_f64(dtype, shape(), &params.scales().iter().map(|&s| s.into()).collect::<Vec<f64>>())?
+            Tensor::from_f64(dtype, shape.clone(), &params.scales().iter().map(|&s| s.into()).collect::<Vec<f64>>())?
         }
-        _ => Tensor::from_f32(shape(), params.scales().to_vec()),
+        _ => Tensor::from_f32(shape.clone(), params.scales().to_vec()),
     };
     let zero = pack(params.format(), params.zero_points());
-    let zero = Tensor::new(of_format(params.format()), shape(), zero.into())?;
+    let zero = Tensor::new(of_format(params.format()), shape, zero.into())?;
     let scale = graph.add_constant_beside(base, &format!("{base}_scale"), &scale);
     Ok((scale, graph.add_constant_beside(base, &format!("{base}_zero_point"), &zero)))
 }
@@ -122,9 +128,13 @@ fn linear_node(
     base: &str,
     inputs: [&str; 3],
     output: &str,
-    axis: Option<usize>,
+    params: &QuantParams,
 ) -> NodeProto {
-    let attribute = axis.map(|a| attribute::int("axis", a as i64)).into_iter().collect();
+    let block = match params.granularity() {
+        Granularity::Block { size, .. } => Some(attribute::int("block_size", size as i64)),
+        _ => None,
+    };
+    let attribute = params.axis().map(|a| attribute::int("axis", a as i64)).into_iter().chain(block).collect();
     NodeProto {
         name: Some(graph.fresh_name(&format!("{base}_{op}"))),
         op_type: Some(op.to_owned()),
@@ -199,7 +209,7 @@ impl<'a> Stored<'a> {
         };
         let real = graph.fresh_name(&format!("{base}_dequantized"));
         let node =
-            linear_node(graph, "DequantizeLinear", base, parts.each_ref().map(String::as_str), &real, params.axis());
+            linear_node(graph, "DequantizeLinear", base, parts.each_ref().map(String::as_str), &real, params);
         graph.insert(At::Before(at.node), node)?;
         graph.set_input(at, &real)?;
         known.push((decision, real));
@@ -264,8 +274,8 @@ fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero):
         }
     }
     let codes = graph.fresh_name(&format!("{value}_quantized"));
-    let q = linear_node(graph, "QuantizeLinear", value, [&float, scale, zero], &codes, decision.params.axis());
-    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], &real, decision.params.axis());
+    let q = linear_node(graph, "QuantizeLinear", value, [&float, scale, zero], &codes, &decision.params);
+    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], &real, &decision.params);
     let q = graph.insert(producer.map_or(At::Start, |(id, _)| At::After(id)), q)?;
     graph.insert(At::After(q), dq)?;
     if real != value {

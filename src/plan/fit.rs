@@ -169,11 +169,19 @@ fn fit_values(
 }
 
 fn constant_range(tensor: &Tensor) -> Result<Range> {
-    let (min, max, non_finite) = min_max(&tensor.f32s()?);
+    finite_range(&tensor.f32s()?)
+}
+
+fn finite_range(x: &[f32]) -> Result<Range> {
+    let (min, max, non_finite) = min_max(x);
     if non_finite > 0 {
-        return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
+        return Err(not_finite(non_finite));
     }
     Ok(Range::new(min, max).unwrap_or(Range::ZERO))
+}
+
+fn not_finite(count: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidModel, format!("{count} of its numbers are not finite"))
 }
 
 fn constant(graph: &Graph, at: Use) -> Result<(String, Tensor)> {
@@ -204,7 +212,7 @@ fn fit_weights(
     for &at in &places.weights {
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
-        let scheme = policy.weight_scheme(rule.channel_axis(node, tensor.shape().len()));
+        let scheme = policy.weight_scheme(rule, node, tensor.shape());
         let mut ranges =
             weight_ranges(&tensor, &scheme, policy.weight_clip).at(|| format!("initializer `{initializer}`"))?;
         let params_of = |x: &str| match (plan.values.get(x), present.dequantized.get(x)) {
@@ -220,7 +228,9 @@ fn fit_weights(
         };
         let fits = bias.filter(|(_, _, b)| bias_axis(b, tensor_channels(graph, at.node, &tensor)).is_some());
         let mut params = QuantParams::from_ranges(&scheme, &ranges)?;
-        if let (Some(scale), Some((slot, name, b))) = (input, fits) {
+        // A sum over blocks has no one scale that its bias could be at.
+        let blocks = matches!(scheme.granularity, Granularity::Block { .. });
+        if let (Some(scale), Some((slot, name, b)), false) = (input, fits, blocks) {
             let values = b.f32s()?.into_owned();
             if make_room(&scheme, &mut ranges, &params, scale, &values) {
                 params = QuantParams::from_ranges(&scheme, &ranges)?;
@@ -266,10 +276,19 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
     match scheme.granularity {
         Granularity::Tensor => fit(&x)?,
         Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, fit)?,
-        // There are no ranges of blocks to start from.
-        Granularity::Block { .. } => {}
+        Granularity::Block { .. } => blocks(&x, tensor.shape(), scheme)?.iter().try_for_each(|x| fit(x))?,
     }
     Ok(ranges)
+}
+
+/// The numbers of each block, in the order of the blocks.
+fn blocks(x: &[f32], shape: &[usize], scheme: &Scheme) -> Result<Vec<Vec<f32>>> {
+    let mut blocks = vec![Vec::new(); scheme.granularity.groups(shape)?];
+    scheme.granularity.each_run(shape, |span, groups| match groups.len() {
+        1 => blocks[groups.start].extend_from_slice(&x[span]),
+        _ => x[span].iter().zip(groups).for_each(|(&x, group)| blocks[group].push(x)),
+    })?;
+    Ok(blocks)
 }
 
 /// The ranges from extreme to extreme. A channel of zeros gets the smallest range of the others, so that the scale of its
@@ -280,13 +299,14 @@ fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
         Granularity::Tensor => return Ok(vec![constant_range(tensor)?]),
         Granularity::Channel { axis } => axis,
         Granularity::Block { .. } => {
-            return Err(Error::new(ErrorKind::Unsupported, "weights cannot be quantized in blocks yet"));
+            let extremes = blocks(&x, tensor.shape(), scheme)?.iter().map(|x| finite_range(x)).collect::<Result<_>>()?;
+            return Ok(extremes);
         }
     };
     let mut extremes = vec![(0f32, 0f32); tensor.shape()[axis]];
     let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut extremes);
     if non_finite > 0 {
-        return Err(Error::new(ErrorKind::InvalidModel, format!("{non_finite} of its numbers are not finite")));
+        return Err(not_finite(non_finite));
     }
     let mut ranges: Vec<Range> = extremes.iter().filter_map(|&(lo, hi)| Range::new(lo, hi)).collect();
     let smallest = ranges.iter().map(|r| r.magnitude()).filter(|&m| m > 0.0).fold(f32::INFINITY, f32::min);

@@ -1,5 +1,7 @@
 //! What the user and the target want.
 
+use std::num::NonZeroUsize;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::Steps;
@@ -7,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
 use crate::observe::Method;
-use crate::rule::{RULES, Role};
+use crate::rule::{OpRule, RULES, Role};
 use crate::target::Target;
 
 /// How to quantize, and what: the target's wishes under the user's.
@@ -23,6 +25,8 @@ pub struct Policy {
     pub weights: Format,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
+    /// One scale for so many neighbours along the inputs of a weight, where there are that many; one a channel elsewhere.
+    pub block_size: Option<NonZeroUsize>,
     /// How ranges of activations come out of what was seen.
     pub calibration: Method,
     /// How ranges of weights come out of their numbers.
@@ -46,6 +50,7 @@ impl Policy {
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
             per_channel: target.per_channel,
+            block_size: None,
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             operators: None,
@@ -65,16 +70,20 @@ impl Policy {
         }
     }
 
-    /// The scheme of a weight whose channels lie along `axis`, if it has such an axis.
+    /// The scheme of a weight of this shape that a node of this rule reads.
     ///
-    /// Signed weights are symmetric, unsigned ones affine.
-    pub fn weight_scheme(&self, axis: Option<usize>) -> Scheme {
-        let granularity = match axis {
-            Some(axis) if self.per_channel => Granularity::Channel { axis },
+    /// Signed weights are symmetric, unsigned ones affine. Blocks lie along the inputs that are summed up.
+    pub fn weight_scheme(&self, rule: &OpRule, node: &NodeProto, shape: &[usize]) -> Scheme {
+        let blocks = self.block_size.map(NonZeroUsize::get).zip(rule.summed_axis(node, shape.len()));
+        let granularity = match (blocks, rule.channel_axis(node, shape.len())) {
+            (Some((size, axis)), _) if shape[axis] >= size => Granularity::Block { axis, size },
+            (_, Some(axis)) if self.per_channel => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
         let symmetric = self.weights.signed();
-        Scheme { format: self.weights, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+        // The lowest code is spared for kernels that multiply bytes.
+        let narrow = symmetric && self.target.narrow_weights && self.weights.bits >= 8;
+        Scheme { format: self.weights, symmetric, narrow, granularity }
     }
 
     /// Whether nodes of this operator are quantized.
@@ -128,7 +137,9 @@ impl Policy {
 
     /// The opset that the emitted Q/DQ nodes need.
     pub fn opset(&self) -> i64 {
-        self.target.opset.max(self.activations.opset).max(self.weights.opset)
+        // Scales a block came with opset 21.
+        let blocks = if self.block_size.is_some() { 21 } else { 0 };
+        self.target.opset.max(self.activations.opset).max(self.weights.opset).max(blocks)
     }
 }
 

@@ -102,6 +102,16 @@ impl OpRule {
         (axis < rank && rank > 1).then_some(axis)
     }
 
+    /// The axis of a weight of this rank along which the products are summed up; `None` where there is no such axis.
+    pub fn summed_axis(&self, node: &NodeProto, rank: usize) -> Option<usize> {
+        match self.channels {
+            Channels::Axis(axis) if rank > 2 && axis < 2 => Some(1 - axis),
+            Channels::Columns => rank.checked_sub(2),
+            Channels::Gemm if rank == 2 => Some(usize::from(node.int("transB").unwrap_or(0) != 0)),
+            _ => None,
+        }
+    }
+
     /// The range the output has whatever the input is.
     pub fn fixed_output(&self) -> Option<Range> {
         self.output.and_then(|(lo, hi)| Range::new(lo, hi))
