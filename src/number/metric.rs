@@ -83,8 +83,9 @@ impl Drift {
 /// keeps the loop over them, which it vectorises, and does not take it apart into single numbers, which it pairs badly.
 const LANES: usize = 32;
 
+/// The sum of numbers in f64, in an order that their number alone decides.
 #[multiversion(targets = "simd")]
-fn sum(x: &[f32]) -> f64 {
+pub fn sum(x: &[f32]) -> f64 {
     let mut sums = [0f64; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {

@@ -33,7 +33,7 @@ pub use kernel::{
     Grid, dequantize, fake_quantize, min_max, min_max_channels, pack, power_sums, quantize, rescale, rounding_loss,
     unpack,
 };
-pub use metric::{Drift, Moments, decibels};
+pub use metric::{Drift, Moments, decibels, sum};
 pub use minifloat::{Minifloat, Specials};
 pub use normal::Normal;
 pub use packed::{pack_bits, packed_len, unpack_bits};
