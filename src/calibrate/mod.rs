@@ -5,6 +5,7 @@
 mod channels;
 mod data_free;
 pub mod file;
+mod moments;
 mod propagate;
 mod statistics;
 
@@ -25,6 +26,8 @@ pub(crate) use channels::SampleChannels;
 pub use channels::measure_channels;
 pub use data_free::data_free_ranges;
 pub use file::RangesFile;
+pub use moments::PatchMoments;
+pub(crate) use moments::gather_moments;
 pub use propagate::propagate;
 pub use statistics::{Channels, REACH, Spread, Statistics};
 

@@ -2,13 +2,17 @@
 //! and, for the roles, the placement rules of onnxruntime's QDQ tool.
 
 mod channel_index;
+mod patches;
 mod table;
+mod weight_matrix;
 
 use crate::model::{NodeExt, NodeProto};
 use crate::number::Range;
 
 pub use channel_index::ChannelIndex;
+pub use patches::{PatchView, Patches, Places};
 pub use table::RULES;
+pub use weight_matrix::WeightMatrix;
 
 /// What quantization knows of one operator of ONNX's own domain.
 #[derive(Debug, Clone, Copy)]
