@@ -14,6 +14,7 @@ use qdq::number::{Format, Range};
 use qdq::observe::Method;
 use qdq::plan::{Patterns, Policy, Steps, Switch};
 use qdq::quantize::{Quantized, Recipe, Source, quantize_from, quantize_weights};
+use qdq::round::Rounding;
 use qdq::sample::Samples;
 use qdq::target::Target;
 
@@ -95,6 +96,12 @@ pub struct QuantizeArgs {
     /// mean magnitude), auto
     #[arg(long, value_name = "METHOD", default_value_t)]
     weight_clip: Method,
+
+    /// How weights become codes: nearest, or by what that does to the outputs of their layers, as samples show: descent,
+    /// gptq, adaround:300, stochastic:100, auto (the better of descent and gptq) [default: auto for formats of fewer than 8 bits
+    /// where there are samples, else nearest]
+    #[arg(long, value_name = "METHOD")]
+    round: Option<Rounding>,
 
     /// Quantize these operators only
     #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
@@ -407,6 +414,17 @@ impl QuantizeArgs {
         policy.block_size = self.block_size;
         policy.calibration = self.calibration;
         policy.weight_clip = self.weight_clip;
+        let shown = self.data.is_some() && self.ranges.is_none() && !self.data_free;
+        policy.rounding = match self.round {
+            Some(rounding) if rounding.needs_moments() && !shown => {
+                let what = format!("`--round {rounding}` looks at what layers read, and no samples show it");
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint("say where samples come from with `--data SOURCE`, without `--ranges` and `--data-free`"));
+            }
+            Some(rounding) => rounding,
+            None if shown && policy.weights.bits < 8 => Rounding::AUTO,
+            None => Rounding::Nearest,
+        };
         policy.operators = self.ops.clone();
         policy.exclude = Patterns::new(&self.exclude)?;
         policy.only = Patterns::new(&self.only)?;

@@ -1,10 +1,13 @@
 //! Protobuf's wire format, one message deep: a message taken apart into its fields and put together again, without
 //! touching what is inside them. What an edit does not reach is written as it was read, to the byte.
 
+#[cfg(feature = "tract")]
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use bytes::{Buf, Bytes};
+#[cfg(feature = "tract")]
+use bytes::Buf;
+use bytes::Bytes;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 use prost::{DecodeError, Message};
 
@@ -181,6 +184,7 @@ impl Pieces {
     }
 
     /// The bytes to be read in their order; a piece is given up as soon as it was read.
+    #[cfg(feature = "tract")]
     pub fn into_buf(self) -> impl Buf {
         Chunks { left: self.len(), pieces: self.into_list().into() }
     }
@@ -194,11 +198,13 @@ impl Pieces {
 }
 
 /// Pieces that are read in their order. None is empty.
+#[cfg(feature = "tract")]
 struct Chunks {
     pieces: VecDeque<Bytes>,
     left: usize,
 }
 
+#[cfg(feature = "tract")]
 impl Buf for Chunks {
     fn remaining(&self) -> usize {
         self.left

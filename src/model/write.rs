@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+#[cfg(feature = "tract")]
 use bytes::Buf;
 use tempfile::NamedTempFile;
 
@@ -70,6 +71,7 @@ impl Model {
 
     /// The same bytes, for whoever reads them once: tensors are not copied, and those that only this model has are freed as
     /// soon as they were read.
+    #[cfg(feature = "tract")]
     pub(crate) fn into_buf(self) -> Result<impl Buf> {
         Ok(self.in_one_file()?.into_buf())
     }

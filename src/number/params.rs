@@ -119,6 +119,12 @@ impl QuantParams {
         Ok(QuantParams { format, lowest: format.min, granularity, scales, zero_points })
     }
 
+    /// The same with other scales, as many. Errors when one is not a positive finite number.
+    pub fn with_scales(&self, scales: Vec<f32>) -> Result<Self> {
+        let params = Self::checked(self.format, self.granularity, scales, self.zero_points.clone())?;
+        Ok(QuantParams { lowest: self.lowest, ..params })
+    }
+
     /// The number format of the codes.
     pub fn format(&self) -> Format {
         self.format

@@ -6,10 +6,10 @@ use super::layer_bias::LayerBias;
 use super::{Context, Effect, Pass, Skipped};
 use crate::calibrate::{Channels, Statistics};
 use crate::error::{Place, Result};
-use crate::model::{Graph, Model, NodeExt, Use};
-use crate::number::fake_quantize;
+use crate::model::{Graph, Model, NodeExt, NodeProto, Use};
+use crate::number::{dequantize, fake_quantize};
 use crate::plan::{ConstantDecision, Part, Plan};
-use crate::rule::ChannelIndex;
+use crate::rule::{ChannelIndex, WeightMatrix};
 
 /// Subtracts from each bias what the rounding of its weight shifts the mean of the output by:
 /// `b[o] -= sum over i of (Q(W) - W)[o, i] E[x[i]]`, kernels summed up.
@@ -80,28 +80,56 @@ fn shift(
     let Some(weight) = graph.constant(&decision.initializer)? else { return Ok(Err("its weight is gone".into())) };
     let indices = (ChannelIndex::inputs(node, weight.shape()), ChannelIndex::outputs(node, weight.shape()));
     let (Some(inputs), Some(outputs)) = indices else { return Ok(Err("its weight has an unusual shape".into())) };
-    let input = node.input_at(0).unwrap_or_default();
-    let fits = |c: &&Channels| {
-        let axis = if node.is("MatMul") { graph.stated_rank(input).map(|r| r.saturating_sub(1)) } else { Some(1) };
-        c.spreads.len() == inputs.channels() && axis.is_none_or(|a| a == c.axis)
-    };
-    let Some(known) = statistics.get(input).filter(fits) else {
-        return Ok(Err(format!("nothing is known of the mean of `{input}`")));
-    };
     let bias = match LayerBias::of(graph, at.node, outputs.channels(), &weight)? {
         Ok(bias) => bias,
         Err(reason) => return Ok(Err(reason)),
     };
     let exact = weight.f32s()?;
-    let mut rounded = exact.to_vec();
-    fake_quantize(&mut rounded, weight.shape(), &decision.params)?;
-    let mut errors: Vec<f64> = rounded.iter().zip(exact.iter()).map(|(q, w)| f64::from(*q) - f64::from(*w)).collect();
-    let means: Vec<f64> = known.spreads.iter().map(|s| s.mean).collect();
-    inputs.scale(&mut errors, &means);
+    let mut errors = rounding_errors(&exact, weight.shape(), decision)?;
+    let matrix = WeightMatrix::of(node, weight.shape());
+    match decision.chosen.as_ref().and_then(|c| c.means.as_ref()).zip(matrix) {
+        // Where the codes count on it, by the very means that they were chosen with.
+        Some((means, matrix)) => matrix.scale_columns(&mut errors, means),
+        None => match input_means(graph, node, &inputs, statistics) {
+            Ok(means) => inputs.scale(&mut errors, &means),
+            Err(reason) => return Ok(Err(reason)),
+        },
+    }
     let alpha = if node.is("Gemm") { node.float("alpha").unwrap_or(1.0) } else { 1.0 };
     let errors: Vec<f64> = outputs.sums(&errors).into_iter().map(|e| -e * f64::from(alpha)).collect();
     if errors.iter().any(|e| !e.is_finite()) {
         return Ok(Err("the correction would not be finite".into()));
     }
     Ok(Ok(Shift { bias, errors }))
+}
+
+/// What rounding adds to each weight.
+fn rounding_errors(exact: &[f32], shape: &[usize], decision: &ConstantDecision) -> Result<Vec<f64>> {
+    let rounded = match &decision.chosen {
+        Some(chosen) => dequantize(&chosen.codes, shape, &decision.params)?,
+        None => {
+            let mut rounded = exact.to_vec();
+            fake_quantize(&mut rounded, shape, &decision.params)?;
+            rounded
+        }
+    };
+    Ok(rounded.iter().zip(exact).map(|(q, w)| f64::from(*q) - f64::from(*w)).collect())
+}
+
+/// The mean of each channel of a layer's input, or why it is not known.
+fn input_means(
+    graph: &Graph,
+    node: &NodeProto,
+    inputs: &ChannelIndex,
+    statistics: &Statistics,
+) -> std::result::Result<Vec<f64>, String> {
+    let input = node.input_at(0).unwrap_or_default();
+    let fits = |c: &&Channels| {
+        let axis = if node.is("MatMul") { graph.stated_rank(input).map(|r| r.saturating_sub(1)) } else { Some(1) };
+        c.spreads.len() == inputs.channels() && axis.is_none_or(|a| a == c.axis)
+    };
+    match statistics.get(input).filter(fits) {
+        Some(known) => Ok(known.spreads.iter().map(|s| s.mean).collect()),
+        None => Err(format!("nothing is known of the mean of `{input}`")),
+    }
 }

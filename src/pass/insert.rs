@@ -1,5 +1,6 @@
 //! Writes the plan into the graph. No decision is taken here.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
@@ -150,7 +151,10 @@ fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>)
     let missing = || Error::new(ErrorKind::InvalidModel, "it is not there");
     let tensor = graph.constant(&decision.initializer)?.ok_or_else(missing)?;
     let params = &decision.params;
-    let codes = round::nearest(&tensor.f32s()?, tensor.shape(), params)?;
+    let codes = match &decision.chosen {
+        Some(chosen) => Cow::Borrowed(&*chosen.codes),
+        None => Cow::Owned(round::nearest(&tensor.f32s()?, tensor.shape(), params)?),
+    };
     release(tensor.bytes());
     let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())?;
     scratch.map_or(Ok(codes.clone()), |s| s.keep(codes))
@@ -186,7 +190,8 @@ impl<'a> Stored<'a> {
     ) -> Result<()> {
         let base = &decision.initializer;
         let known = self.known.entry(base).or_default();
-        if let Some((_, name)) = known.iter().find(|(d, _)| d.params == decision.params) {
+        if let Some((_, name)) = known.iter().find(|(d, _)| d.params == decision.params && d.chosen == decision.chosen)
+        {
             return graph.set_input(at, name);
         }
         let params = &decision.params;
@@ -208,8 +213,7 @@ impl<'a> Stored<'a> {
             (None, None) => return Err(Error::new(ErrorKind::InvalidModel, "it has no codes")),
         };
         let real = graph.fresh_name(&format!("{base}_dequantized"));
-        let node =
-            linear_node(graph, "DequantizeLinear", base, parts.each_ref().map(String::as_str), &real, params);
+        let node = linear_node(graph, "DequantizeLinear", base, parts.each_ref().map(String::as_str), &real, params);
         graph.insert(At::Before(at.node), node)?;
         graph.set_input(at, &real)?;
         known.push((decision, real));

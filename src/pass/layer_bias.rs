@@ -2,6 +2,13 @@
 
 use crate::error::Result;
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
+use crate::rule::ChannelIndex;
+
+/// Whether the outputs of a layer have a bias, or can have one.
+pub(crate) fn has_bias(graph: &Graph, layer: NodeId, weight: &Tensor) -> Result<bool> {
+    let channels = graph.node(layer).and_then(|n| ChannelIndex::outputs(n, weight.shape()));
+    channels.map_or(Ok(false), |c| Ok(LayerBias::of(graph, layer, c.channels(), weight)?.is_ok()))
+}
 
 /// Where a layer has its bias, or would have one, and its value.
 pub(super) struct LayerBias {

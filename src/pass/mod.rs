@@ -40,6 +40,7 @@ pub use fold_gemm_scale::FoldGemmScale;
 pub use freeze_inputs::FreezeInputs;
 pub use inline_functions::InlineFunctions;
 pub use insert::Insert;
+pub(crate) use layer_bias::has_bias;
 pub use lift_constants::LiftConstants;
 pub use raise_opset::RaiseOpset;
 pub use rescale::{Bounds, Rescale};

@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 use super::place::{Places, absorbable};
 use super::select::Selection;
-use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Present, ValueDecision, Verdict, bounds};
+use super::{
+    ConstantDecision, NodeDecision, Part, Plan, Policy, Present, Reconstructed, ValueDecision, Verdict, bounds,
+};
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
@@ -26,6 +28,7 @@ pub(super) fn fit(
     present: &Present,
     selection: Selection,
     mut places: Places,
+    weights: &Reconstructed,
 ) -> Result<Plan> {
     let scheme = policy.activation_scheme();
     let mut plan = Plan::default();
@@ -53,7 +56,7 @@ pub(super) fn fit(
     }
     fit_values(graph, ranges, &scheme, present, &selection, &places, &mut plan)?;
     fit_operands(graph, &scheme, &places, &mut plan)?;
-    fit_weights(graph, policy, present, &selection, &places, &mut plan)?;
+    fit_weights(graph, policy, present, &selection, &places, weights, &mut plan)?;
     for (id, _) in graph.nodes() {
         let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
             (Verdict::Absorbed, format!("the quantized range of `{output}` cuts off where it does"))
@@ -196,7 +199,7 @@ fn fit_operands(graph: &Graph, scheme: &Scheme, places: &Places, plan: &mut Plan
         let (initializer, tensor) = constant(graph, at)?;
         let range = constant_range(&tensor).at(|| format!("initializer `{initializer}`"))?;
         let params = QuantParams::from_ranges(scheme, &[range])?;
-        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Operand });
+        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Operand, chosen: None });
     }
     Ok(())
 }
@@ -207,6 +210,7 @@ fn fit_weights(
     present: &Present,
     selection: &Selection,
     places: &Places,
+    weights: &Reconstructed,
     plan: &mut Plan,
 ) -> Result<()> {
     for &at in &places.weights {
@@ -228,18 +232,23 @@ fn fit_weights(
         };
         let fits = bias.filter(|(_, _, b)| bias_axis(b, tensor_channels(graph, at.node, &tensor)).is_some());
         let mut params = QuantParams::from_ranges(&scheme, &ranges)?;
+        let mut chosen = None;
+        if let Some((better, codes)) = weights.get(&initializer) {
+            (params, chosen) = (better.clone(), Some(codes.clone()));
+        }
         // A sum over blocks has no one scale that its bias could be at.
         let blocks = matches!(scheme.granularity, Granularity::Block { .. });
         if let (Some(scale), Some((slot, name, b)), false) = (input, fits, blocks) {
             let values = b.f32s()?.into_owned();
             if make_room(&scheme, &mut ranges, &params, scale, &values) {
-                params = QuantParams::from_ranges(&scheme, &ranges)?;
+                (params, chosen) = (QuantParams::from_ranges(&scheme, &ranges)?, None);
             }
             let bias = bias_params(scale, &params, &b)?;
             let at = Use { node: at.node, slot };
-            plan.constants.insert(at, ConstantDecision { initializer: name, params: bias, part: Part::Bias });
+            plan.constants
+                .insert(at, ConstantDecision { initializer: name, params: bias, part: Part::Bias, chosen: None });
         }
-        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight });
+        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight, chosen });
     }
     Ok(())
 }
@@ -299,7 +308,8 @@ fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
         Granularity::Tensor => return Ok(vec![constant_range(tensor)?]),
         Granularity::Channel { axis } => axis,
         Granularity::Block { .. } => {
-            let extremes = blocks(&x, tensor.shape(), scheme)?.iter().map(|x| finite_range(x)).collect::<Result<_>>()?;
+            let extremes =
+                blocks(&x, tensor.shape(), scheme)?.iter().map(|x| finite_range(x)).collect::<Result<_>>()?;
             return Ok(extremes);
         }
     };

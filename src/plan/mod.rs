@@ -13,6 +13,7 @@ mod steps;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::calibrate::Ranges;
 use crate::error::Result;
@@ -93,7 +94,22 @@ pub struct ConstantDecision {
     pub params: QuantParams,
     /// What the constant is to the node that reads it.
     pub part: Part,
+    /// Its codes, where they were chosen; the nearest elsewhere.
+    pub chosen: Option<ChosenCodes>,
 }
+
+/// Codes that were chosen for a weight by what they do to the output of its layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChosenCodes {
+    /// A code for each element.
+    pub codes: Arc<[i32]>,
+    /// The mean of each number of the patches that the layer read, group after group
+    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes the error of the mean away.
+    pub means: Option<Arc<[f64]>>,
+}
+
+/// Parameters and codes that were chosen for weights, by the names of the initializers.
+pub type Reconstructed = BTreeMap<String, (QuantParams, ChosenCodes)>;
 
 /// What a constant is to the node that reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,7 +131,12 @@ impl Plan {
     ///
     /// `ranges` must hold what [`watch_list`] asked for. Errors when a constant cannot be read.
     pub fn decide(graph: &Graph, ranges: &Ranges, policy: &Policy) -> Result<Plan> {
-        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy, &Present::default())
+        Plan::decide_with(graph, ranges, policy, &Reconstructed::new())
+    }
+
+    /// As [`Plan::decide`], with weights of the graph for which parameters and codes were chosen before.
+    pub fn decide_with(graph: &Graph, ranges: &Ranges, policy: &Policy, weights: &Reconstructed) -> Result<Plan> {
+        Plan::decide_by(graph, ranges, &fit::choose(ranges, policy)?, policy, &Present::default(), weights)
     }
 
     /// Decides with the ranges that were chosen for the values, inside a graph in which that is quantized already.
@@ -125,16 +146,17 @@ impl Plan {
         chosen: &fit::Chosen,
         policy: &Policy,
         around: &Present,
+        weights: &Reconstructed,
     ) -> Result<Plan> {
         let present = Present::of(graph, around);
         let selection = select::select(graph, ranges, policy, &present)?;
         let places = place::place(graph, &selection, policy, &present);
-        let mut plan = fit::fit(graph, chosen, policy, &present, selection, places)?;
+        let mut plan = fit::fit(graph, chosen, policy, &present, selection, places, weights)?;
         for id in graph.bodies() {
             let body = graph.body(id)?;
             let inner = match shut(graph, id, ranges) {
                 Some(reason) => Plan::float(&body, &reason)?,
-                None => Plan::decide_by(&body, ranges, chosen, policy, &present)?,
+                None => Plan::decide_by(&body, ranges, chosen, policy, &present, &Reconstructed::new())?,
             };
             plan.bodies.insert(id, inner);
         }
@@ -149,6 +171,15 @@ impl Plan {
             plan.bodies.insert(id, Plan::float(&graph.body(id)?, reason)?);
         }
         Ok(plan)
+    }
+
+    /// Takes parameters and codes of weights that were chosen for it.
+    pub fn take_weights(&mut self, weights: &Reconstructed) {
+        for decision in self.constants.values_mut().filter(|d| d.part == Part::Weight) {
+            if let Some((params, chosen)) = weights.get(&decision.initializer) {
+                (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
+            }
+        }
     }
 
     /// Whether it changes nothing.

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
 use crate::observe::Method;
+use crate::round::Rounding;
 use crate::rule::{OpRule, RULES, Role};
 use crate::target::Target;
 
@@ -31,6 +32,8 @@ pub struct Policy {
     pub calibration: Method,
     /// How ranges of weights come out of their numbers.
     pub weight_clip: Method,
+    /// How weights become codes. Methods that ask for what layers read need samples, and are passed over without.
+    pub rounding: Rounding,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -53,6 +56,7 @@ impl Policy {
             block_size: None,
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
+            rounding: Rounding::Nearest,
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),

@@ -125,7 +125,7 @@ fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecisio
     };
     let params = QuantParams::from_ranges_stored(&scheme, &ranges, |scale| stored(tensor.dtype(), scale))
         .at(|| format!("initializer `{initializer}`"))?;
-    Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight }))
+    Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight, chosen: None }))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::StepRow;
+use super::{RoundRow, StepRow};
 use crate::error::Result;
 use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
@@ -30,6 +30,8 @@ pub struct Report {
     pub nodes: Vec<NodeRow>,
     /// The steps toward accuracy that were considered, in their order.
     pub steps: Vec<StepRow>,
+    /// The weights whose codes were chosen by what they do to outputs, in the order of their layers.
+    pub rounding: Vec<RoundRow>,
     /// What the passes left alone.
     pub skipped: Vec<Skipped>,
     /// Drift of each output against the float model; empty if they were not run.

@@ -4,6 +4,7 @@ mod data_free;
 mod facts;
 mod ranges;
 mod reshape;
+mod rounding;
 mod steps;
 mod tables;
 mod trial;
@@ -19,7 +20,7 @@ use crate::exec::{Executor, Runner, warm_up};
 use crate::model::{Model, fingerprint};
 use crate::number::Range;
 use crate::pass::{self, Context, InlineFunctions, Insert};
-use crate::plan::{Plan, Policy, Steps, Switch, watch_list};
+use crate::plan::{Plan, Policy, Reconstructed, Steps, Switch, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 use trial::Trial;
@@ -27,6 +28,7 @@ use trial::Trial;
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
 pub use reshape::StepRow;
+pub use rounding::RoundRow;
 pub use weights::quantize_weights;
 
 /// The most samples that are held back for verification.
@@ -169,6 +171,7 @@ pub fn quantize_from(
     prepare(&mut prepared, policy.opset(), &mut cx)?;
 
     let (mut steps, picks) = (policy.steps, split_of(&source));
+    let picked = picks.0.clone();
     if let Source::Ranges(..) = source {
         for (switch, option) in [(&mut steps.equalize, "--equalize"), (&mut steps.absorb_bias, "--absorb-bias")] {
             if *switch == Switch::On {
@@ -259,8 +262,18 @@ pub fn quantize_from(
     if let Source::Statistics(given, _) = source {
         data_free::check(&prepared.graph, &plan, given, &cx.statistics)?;
     }
+    let (mut weights, mut rounding) = (Reconstructed::new(), Vec::new());
+    if let (Source::Samples(samples), true) = (source, policy.rounding.needs_moments()) {
+        clock.stage("round");
+        let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
+        let source = rounding::Source { samples, picks: &picked, executor, events: &events };
+        (weights, rounding) = rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), &source)?;
+        plan = Plan::decide_with(&prepared.graph, ranges, policy, &weights)?;
+        // Codes that leave the mean to a bias count on it.
+        corrects.into_iter().for_each(|step| step.taken = true);
+    }
     if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
-        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &mut cx)?;
+        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &weights, &mut cx)?;
     }
 
     clock.stage("insert");
@@ -289,6 +302,7 @@ pub fn quantize_from(
         counts,
         nodes,
         steps: taken,
+        rounding,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),

@@ -4,7 +4,7 @@ use crate::calibrate::{Ranges, Statistics};
 use crate::error::Result;
 use crate::model::Model;
 use crate::pass::{self, Context, CorrectBias};
-use crate::plan::{Plan, Policy};
+use crate::plan::{Plan, Policy, Reconstructed};
 
 /// Limits ranges to what training left of values in batch normalizations; returns how many became narrower.
 ///
@@ -21,8 +21,9 @@ pub(super) fn correct(
     plan: Plan,
     ranges: &Ranges,
     policy: &Policy,
+    weights: &Reconstructed,
     cx: &mut Context<'_>,
 ) -> Result<(Plan, usize)> {
     let places = pass::run(&CorrectBias { plan: &plan }, prepared, cx)?;
-    Ok((Plan::decide(&prepared.graph, ranges, policy)?, places))
+    Ok((Plan::decide_with(&prepared.graph, ranges, policy, weights)?, places))
 }

@@ -1,8 +1,12 @@
 //! What people read of a quantization.
 
-use super::{Counts, NodeRow, Report, Split};
+use super::{Counts, NodeRow, Report, RoundRow, Split};
+use crate::number::decibels;
 use crate::report::{Cell, Column, Table, number};
 use crate::validate::output_table;
+
+/// So many weights are shown.
+const WORST: usize = 10;
 
 /// So many names stand beside a reason.
 const NAMES: usize = 3;
@@ -38,7 +42,7 @@ impl Split {
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
-        let others = [output_table(&self.outputs), self.operators(), self.reasons()];
+        let others = [output_table(&self.outputs), self.rounded(), self.operators(), self.reasons()];
         let mut tables = vec![self.summary()];
         tables.extend(others.into_iter().filter(|t| !t.rows.is_empty()));
         tables
@@ -88,6 +92,12 @@ impl Report {
             };
             t.fact(step.step, text);
         }
+        let gains: Vec<f64> = self.rounding.iter().filter_map(RoundRow::gain_db).filter(|g| g.is_finite()).collect();
+        if !gains.is_empty() {
+            let mean = gains.iter().sum::<f64>() / gains.len() as f64;
+            let weights = self.rounding.len();
+            t.fact("round", format!("{weights} weights, outputs of layers {mean:.1} dB nearer in the mean"));
+        }
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
         t.fact("time", times.join(", "));
         if let Some(peak) = self.peak_memory {
@@ -96,6 +106,25 @@ impl Report {
         match &self.engine {
             Some(engine) => t.fact("engine", engine.clone()),
             None => t.fact("not verified", "no samples were given to run the two models with"),
+        }
+        t
+    }
+
+    /// The weights that cost their layers most.
+    fn rounded(&self) -> Table {
+        let mut columns = vec![Column::left("layer").spare(1), Column::left("operator"), Column::left("codes")];
+        columns.extend(["nearest dB", "chosen dB"].map(Column::right));
+        let title = match self.rounding.len() {
+            n if n > WORST => format!("Rounding ({WORST} of {n})"),
+            _ => "Rounding".to_owned(),
+        };
+        let mut t = Table::new(title, columns);
+        let mut rows: Vec<&RoundRow> = self.rounding.iter().collect();
+        rows.sort_by(|a, b| b.after.unwrap_or(0.0).total_cmp(&a.after.unwrap_or(0.0)));
+        let db = |part: Option<f64>| part.map_or(Cell::None, |part| Cell::Decibels(decibels(1.0, part)));
+        for row in rows.into_iter().take(WORST) {
+            let (layer, operator) = (Cell::Name(row.node.clone()), Cell::Text(row.operator.clone()));
+            t.rows.push(vec![layer, operator, Cell::Text(row.method.to_owned()), db(row.before), db(row.after)]);
         }
         t
     }

@@ -8,9 +8,9 @@ use crate::error::{Place, Result};
 use crate::events::Silent;
 use crate::exec::{Executor, Runner, Seen, Worker, spread};
 use crate::model::{Graph, Model, NodeExt, Tensor};
-use crate::number::Drift;
+use crate::number::{Drift, Format};
 use crate::pass::{self, Context, Insert};
-use crate::plan::{Plan, Policy, watch_list};
+use crate::plan::{Plan, Policy, Reconstructed, watch_list};
 use crate::rule::{OpRule, Role};
 use crate::sample::Samples;
 use crate::scaling::{Scaling, Shapes};
@@ -36,7 +36,7 @@ const UNTOUCHED: f64 = 100.0;
 pub(super) struct Trial<'a> {
     samples: &'a dyn Samples,
     executor: &'a dyn Executor,
-    policy: &'a Policy,
+    policy: Policy,
     picks: Vec<usize>,
     targets: Targets,
     /// What the float model makes of them: a list for each sample.
@@ -109,12 +109,17 @@ impl<'a> Trial<'a> {
         prepared: &Model,
         samples: &'a dyn Samples,
         picks: &[usize],
-        policy: &'a Policy,
+        policy: &Policy,
         executor: &'a dyn Executor,
     ) -> Trial<'a> {
         let count = picks.len().min(TRIAL);
         let picks: Vec<usize> = (0..count).map(|i| picks[i * picks.len() / count]).collect();
         let targets = Targets::of(&original.graph, &prepared.graph);
+        let mut policy = policy.clone();
+        if policy.rounding.needs_moments() && policy.weights.bits < 8 {
+            // What few bits lose when each weight goes to its nearest code says little of what is left when codes are chosen.
+            policy.weights = if policy.weights.signed() { Format::INT8 } else { Format::UINT8 };
+        }
         Trial { samples, executor, policy, picks, targets, reference: Vec::new() }
     }
 
@@ -176,10 +181,10 @@ impl<'a> Trial<'a> {
     ) -> Result<Scores> {
         let mut cx = Context::new(Some(self.executor), &Silent);
         let mut quantized = prepared.clone();
-        let mut plan = Plan::decide(&quantized.graph, ranges, self.policy)?;
+        let mut plan = Plan::decide(&quantized.graph, ranges, &self.policy)?;
         if let Some(statistics) = corrected {
             cx.statistics = statistics.clone();
-            plan = correct(&mut quantized, plan, ranges, self.policy, &mut cx)?.0;
+            plan = correct(&mut quantized, plan, ranges, &self.policy, &Reconstructed::new(), &mut cx)?.0;
         }
         pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
         let runner = Runner::new(self.executor, &quantized, self.targets.watch.clone())?;

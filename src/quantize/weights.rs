@@ -1,12 +1,15 @@
 //! Quantization of weights alone: no samples, no engine, and no more memory than the largest weights take.
 
-use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign};
+use super::rounding::{Source, reconstruct};
+use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Model, Scratch};
-use crate::pass::{self, Context, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames};
-use crate::plan::{Plan, Policy, opset_of_weights};
+use crate::pass::{
+    self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
+};
+use crate::plan::{Plan, Policy, Switch, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -14,7 +17,8 @@ use crate::validate::{compare, modern};
 /// float as before: float16 and bfloat16 weights have scales of their type, for which the model is raised to opset 19.
 /// `model` is not changed.
 ///
-/// With samples and an engine, the two models are run and compared; with none, nothing is run. With scratch space, codes
+/// With samples and an engine, the two models are run and compared; with none, nothing is run. Where the policy's rounding asks
+/// for what layers read, most of the samples show it and the others are compared. With scratch space, codes
 /// wait there for being written, so that memory holds the weights only that are being read.
 ///
 /// Errors when the model holds operators that cannot be raised to the opset that the emitted nodes need, and when
@@ -41,10 +45,28 @@ pub fn quantize_weights(
     pass::run(&RaiseOpset { to }, &mut quantized, &mut cx)?;
 
     clock.stage("plan");
-    let plan = Plan::of_weights(&quantized.graph, policy)?;
+    let mut plan = Plan::of_weights(&quantized.graph, policy)?;
     let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized.graph, &plan)?);
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
+    }
+
+    let picks = match verify {
+        Some((samples, _)) if policy.rounding.needs_moments() => split(samples.len()),
+        Some((samples, _)) => (Vec::new(), (0..samples.len()).collect(), false),
+        None => (Vec::new(), Vec::new(), false),
+    };
+    let mut rounding = Vec::new();
+    if let (Some((samples, executor)), true) = (verify, policy.rounding.needs_moments()) {
+        clock.stage("round");
+        let source = Source { samples, picks: &picks.0, executor, events: &events };
+        let corrects = policy.steps.correct_bias != Switch::Off;
+        let (weights, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, &source)?;
+        plan.take_weights(&weights);
+        rounding = rows;
+        if corrects {
+            pass::run(&CorrectBias { plan: &plan }, &mut quantized, &mut cx)?;
+        }
     }
 
     clock.stage("insert");
@@ -57,8 +79,7 @@ pub fn quantize_weights(
         quantized = super::read_back(quantized)?;
         let original = modern(model);
         let runner = |model| Runner::new(executor, model, Vec::new());
-        let all: Vec<usize> = (0..samples.len()).collect();
-        outputs = compare(&runner(&original)?, &runner(&quantized)?, samples, &all, &events)?;
+        outputs = compare(&runner(&original)?, &runner(&quantized)?, samples, &picks.1, &events)?;
     }
 
     let report = Report {
@@ -69,14 +90,15 @@ pub fn quantize_weights(
         size: (model.encoded_len(), quantized.encoded_len()),
         samples: verify.map(|(s, _)| Split {
             source: s.describe(),
-            calibration: 0,
-            verification: s.len(),
-            shared: false,
+            calibration: picks.0.len(),
+            verification: picks.1.len(),
+            shared: picks.2,
             before: false,
         }),
         counts,
         nodes,
         steps: Vec::new(),
+        rounding,
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),
