@@ -27,7 +27,7 @@ use super::print::FormArgs;
 use super::progress::Progress;
 use super::write::WriteArgs;
 
-/// Quantizes a float model to INT8 and proves it by running both.
+/// Quantizes a float model to INT8, or fewer bits, and proves it by running both.
 ///
 /// Calibrates with samples, decides for each node and value whether and how to quantize, inserts
 /// QuantizeLinear and DequantizeLinear, writes a standard ONNX model, runs it beside the float one on samples that were
@@ -306,6 +306,7 @@ Examples:
   qdq quantize model.onnx --ranges ranges.json --calibration entropy -o model.int8.onnx
   qdq quantize model.onnx --data-free --input-range -2.2,2.7 -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
+  qdq quantize model.onnx --data calib.npz --weights uint4 -o model.int4.onnx
 
 Exit codes:
   0  the model was written, and every gate was met
