@@ -86,6 +86,7 @@ fn quantize_prints_json_and_markdown() {
         "counts",
         "nodes",
         "steps",
+        "rounding",
         "skipped",
         "outputs",
         "warnings",
