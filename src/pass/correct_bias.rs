@@ -80,20 +80,23 @@ fn shift(
     let Some(weight) = graph.constant(&decision.initializer)? else { return Ok(Err("its weight is gone".into())) };
     let indices = (ChannelIndex::inputs(node, weight.shape()), ChannelIndex::outputs(node, weight.shape()));
     let (Some(inputs), Some(outputs)) = indices else { return Ok(Err("its weight has an unusual shape".into())) };
+    let matrix = WeightMatrix::of(node, weight.shape());
+    let means = match decision.chosen.as_ref().and_then(|c| c.means.as_ref()).zip(matrix) {
+        // Where the codes count on it, the very means that they were chosen with.
+        Some((means, matrix)) => Means::OfPatches(means, matrix),
+        None => match input_means(graph, node, &inputs, statistics) {
+            Ok(means) => Means::OfChannels(means),
+            Err(reason) => return Ok(Err(reason)),
+        },
+    };
     let bias = match LayerBias::of(graph, at.node, outputs.channels(), &weight)? {
         Ok(bias) => bias,
         Err(reason) => return Ok(Err(reason)),
     };
-    let exact = weight.f32s()?;
-    let mut errors = rounding_errors(&exact, weight.shape(), decision)?;
-    let matrix = WeightMatrix::of(node, weight.shape());
-    match decision.chosen.as_ref().and_then(|c| c.means.as_ref()).zip(matrix) {
-        // Where the codes count on it, by the very means that they were chosen with.
-        Some((means, matrix)) => matrix.scale_columns(&mut errors, means),
-        None => match input_means(graph, node, &inputs, statistics) {
-            Ok(means) => inputs.scale(&mut errors, &means),
-            Err(reason) => return Ok(Err(reason)),
-        },
+    let mut errors = rounding_errors(&weight.f32s()?, weight.shape(), decision)?;
+    match means {
+        Means::OfPatches(means, matrix) => matrix.scale_columns(&mut errors, means),
+        Means::OfChannels(means) => inputs.scale(&mut errors, &means),
     }
     let alpha = if node.is("Gemm") { node.float("alpha").unwrap_or(1.0) } else { 1.0 };
     let errors: Vec<f64> = outputs.sums(&errors).into_iter().map(|e| -e * f64::from(alpha)).collect();
@@ -101,6 +104,14 @@ fn shift(
         return Ok(Err("the correction would not be finite".into()));
     }
     Ok(Ok(Shift { bias, errors }))
+}
+
+/// What is known of the mean of a layer's input.
+enum Means<'a> {
+    /// That of each number of a patch.
+    OfPatches(&'a [f64], WeightMatrix),
+    /// That of each channel.
+    OfChannels(Vec<f64>),
 }
 
 /// What rounding adds to each weight.
