@@ -70,7 +70,8 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "FORM", value_enum, default_value = "native")]
     storage: StorageForm,
 
-    /// One scale for N neighbours along the inputs of a weight, where it has as many; one a channel elsewhere
+    /// One scale for N neighbours along the inputs of a weight, where it has as many; one a channel elsewhere, and for a
+    /// MatMul of bytes whose input is quantized too
     #[arg(long, value_name = "N")]
     block_size: Option<NonZeroUsize>,
 

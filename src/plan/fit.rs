@@ -216,7 +216,7 @@ fn fit_weights(
     for &at in &places.weights {
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
-        let scheme = policy.weight_scheme(rule, node, tensor.shape());
+        let scheme = policy.weight_scheme(rule, node, tensor.shape(), true);
         let mut ranges =
             weight_ranges(&tensor, &scheme, policy.weight_clip).at(|| format!("initializer `{initializer}`"))?;
         let params_of = |x: &str| match (plan.values.get(x), present.dequantized.get(x)) {

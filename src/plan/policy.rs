@@ -76,9 +76,12 @@ impl Policy {
 
     /// The scheme of a weight of this shape that a node of this rule reads.
     ///
-    /// Signed weights are symmetric, unsigned ones affine. Blocks lie along the inputs that are summed up.
-    pub fn weight_scheme(&self, rule: &OpRule, node: &NodeProto, shape: &[usize]) -> Scheme {
-        let blocks = self.block_size.map(NonZeroUsize::get).zip(rule.summed_axis(node, shape.len()));
+    /// Signed weights are symmetric, unsigned ones affine. Blocks lie along the inputs that are summed up; a MatMul of bytes whose
+    /// input is quantized too (`static_input`) has none, since onnxruntime 1.31 fuses it into a kernel that then refuses them.
+    pub fn weight_scheme(&self, rule: &OpRule, node: &NodeProto, shape: &[usize], static_input: bool) -> Scheme {
+        let refused = static_input && self.weights.storage.bits() == 8 && node.is("MatMul");
+        let size = self.block_size.map(NonZeroUsize::get).filter(|_| !refused);
+        let blocks = size.zip(rule.summed_axis(node, shape.len()));
         let granularity = match (blocks, rule.channel_axis(node, shape.len())) {
             (Some((size, axis)), _) if shape[axis] >= size => Granularity::Block { axis, size },
             (_, Some(axis)) if self.per_channel => Granularity::Channel { axis },

@@ -117,7 +117,7 @@ fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecisio
     if tensor.is_empty() {
         return Ok(Err(format!("its weight `{initializer}` holds no number")));
     }
-    let scheme = policy.weight_scheme(rule, node, tensor.shape());
+    let scheme = policy.weight_scheme(rule, node, tensor.shape(), false);
     let ranges = weight_ranges(&tensor, &scheme, policy.weight_clip);
     release(tensor.bytes());
     let Ok(ranges) = ranges else {
