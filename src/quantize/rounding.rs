@@ -1,5 +1,6 @@
 //! Weights become codes by what they do to the outputs of their layers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
@@ -120,10 +121,7 @@ fn layers(graph: &Graph, plan: &Plan, corrects: bool) -> Result<Vec<Layer>> {
         let (initializer, params) = (decision.initializer.clone(), decision.params.clone());
         layers.push(Layer { initializer, uses: vec![at], patches, matrix, weight, params, biased });
     }
-    let alike = |l: &Layer| places.get(l.initializer.as_str()).is_some_and(Option::is_some);
-    let keep: Vec<bool> = layers.iter().map(alike).collect();
-    let mut keep = keep.into_iter();
-    layers.retain(|_| keep.next().unwrap_or(false));
+    layers.retain(|l| places.get(l.initializer.as_str()).is_some_and(Option::is_some));
     layers.iter_mut().for_each(|l| l.biased &= l.uses.len() == 1);
     Ok(layers)
 }
@@ -241,7 +239,7 @@ fn solve(
     rounding: &Rounding,
 ) -> Result<((QuantParams, ChosenCodes), RoundRow)> {
     let Layer { matrix, weight, params, .. } = layer;
-    let products = if layer.biased { moments.centered() } else { moments.products.clone() };
+    let products = if layer.biased { Cow::Owned(moments.centered()) } else { Cow::Borrowed(&moments.products) };
     let (x, shape) = (weight.f32s()?, weight.shape());
     let mut group_of = vec![0; x.len()];
     params.granularity().each_run(shape, |span, groups| match groups.len() {
