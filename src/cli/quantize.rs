@@ -189,6 +189,11 @@ struct StepArgs {
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     absorb_bias: When,
 
+    /// Divide channels of activations that MatMul and Gemm read, and multiply their weights (SmoothQuant); auto: where it helps in
+    /// a trial
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    smooth: When,
+
     /// End ranges of activations where batch normalizations let them end; auto: where it helps in a trial
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     limit_ranges: When,
@@ -220,6 +225,7 @@ impl StepArgs {
         Steps {
             equalize: self.equalize.switch(),
             absorb_bias: self.absorb_bias.switch(),
+            smooth: self.smooth.switch(),
             limit_ranges: self.limit_ranges.switch(),
             correct_bias: self.correct_bias.switch(),
         }

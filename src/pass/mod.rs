@@ -20,6 +20,7 @@ mod refusal;
 mod rescale;
 #[cfg(test)]
 pub(crate) mod sketch;
+mod smooth;
 mod unique_names;
 mod widen_float16;
 
@@ -44,6 +45,7 @@ pub(crate) use layer_bias::has_bias;
 pub use lift_constants::LiftConstants;
 pub use raise_opset::RaiseOpset;
 pub use rescale::{Bounds, Rescale};
+pub use smooth::Smooth;
 pub use unique_names::UniqueNames;
 pub use widen_float16::WidenFloat16;
 

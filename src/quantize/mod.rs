@@ -176,7 +176,12 @@ pub fn quantize_from(
     let (mut steps, picks) = (policy.steps, split_of(&source));
     let picked = picks.0.clone();
     if let Source::Ranges(..) = source {
-        for (switch, option) in [(&mut steps.equalize, "--equalize"), (&mut steps.absorb_bias, "--absorb-bias")] {
+        let reshaping = [
+            (&mut steps.equalize, "--equalize"),
+            (&mut steps.absorb_bias, "--absorb-bias"),
+            (&mut steps.smooth, "--smooth"),
+        ];
+        for (switch, option) in reshaping {
             if *switch == Switch::On {
                 let what = "ranges that were learned before do not fit a model whose values are changed";
                 return Err(Error::new(ErrorKind::Usage, what)
