@@ -8,6 +8,7 @@ mod gate;
 mod inspect;
 mod memory;
 mod output;
+mod policy;
 mod print;
 mod progress;
 mod quantize;
