@@ -10,6 +10,7 @@ mod policy;
 mod present;
 mod select;
 mod steps;
+mod unseen;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,8 @@ pub struct ValueDecision {
     pub params: QuantParams,
     /// The range they were made from.
     pub range: Range,
+    /// Where the range comes from.
+    pub origin: Origin,
     /// The value whose parameters these are: another name where an operator passes them through.
     pub source: String,
     /// The places that read the dequantized value; others read the float one.
@@ -83,6 +86,21 @@ pub struct ValueDecision {
     pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
+}
+
+/// Where the range of a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// What was seen of the value of that name: this one, or the one that comes out of the ReLU and Clip behind it.
+    Seen(String),
+    /// What samples would show of it, and none were run ([`Plan::unseen`]): range and parameters are made up.
+    Unseen(String),
+    /// The operator, which gives no other numbers.
+    Fixed,
+    /// The value that is passed on: [`ValueDecision::source`], which may be a constant.
+    Passed,
+    /// The QuantizeLinear of the given model.
+    Present,
 }
 
 /// A constant that is stored as codes.
@@ -179,6 +197,17 @@ impl Plan {
             if let Some((params, chosen)) = weights.get(&decision.initializer) {
                 (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
             }
+        }
+    }
+
+    /// Whether scale and zero point of a value are those that will be written: not where they hang on a range that no
+    /// sample has shown yet. Values of other graphs and such without a pair count as known.
+    pub fn knows(&self, value: &str) -> bool {
+        let Some(decision) = self.values.get(value) else { return true };
+        match decision.origin {
+            Origin::Unseen(_) => false,
+            Origin::Passed if decision.source != value => self.knows(&decision.source),
+            _ => true,
         }
     }
 

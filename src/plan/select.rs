@@ -10,7 +10,7 @@ use crate::number::min_max;
 use crate::rule::{OpRule, Role};
 
 /// A value this low in front of a Softmax was put there to mask: no score is.
-const MASK: f32 = -9999.0;
+pub(super) const MASK: f32 = -9999.0;
 
 /// A range past this leaves no code for ordinary numbers.
 const TOO_WIDE: f32 = 1e30;

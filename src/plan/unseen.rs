@@ -1,0 +1,162 @@
+//! A plan before any sample was run: what would be quantized, and how, but for the ranges that only samples tell.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::select::MASK;
+use super::{Origin, Plan, Policy, watch_list};
+use crate::calibrate::{Ranges, Statistics, data_free_ranges};
+use crate::error::Result;
+use crate::model::{DataType, Graph, NodeExt, NodeProto, Tensor};
+use crate::number::{Range, min_max};
+use crate::observe::Method;
+use crate::rule::{OpRule, Role};
+use crate::schema::{self, Kind, ValueType};
+
+/// The ends of a range that is not known: wide enough for the bias of any weight, and far from what masks.
+const UNKNOWN: f32 = 4096.0;
+
+/// The most nodes in a row that are looked through for the constant that masks.
+const MOST_STEPS: usize = 8;
+
+impl Plan {
+    /// Decides as [`Plan::decide`] does where samples show ordinary numbers, and every branch is taken.
+    ///
+    /// Verdicts, places, formats and what is made of constants are those that samples lead to, unless these show what
+    /// keeps a node float: numbers that are not finite or too large to be quantized. Ranges and parameters of values
+    /// that only samples tell are made up, and marked as such ([`Origin::Unseen`]; [`Plan::knows`]).
+    /// What is put in front of a Softmax to mask is known by the constant that it is made of. Element types
+    /// are taken from the file and the operators' definitions; what these leave open counts as float.
+    ///
+    /// Errors as [`Plan::decide`].
+    pub fn unseen(graph: &Graph, policy: &Policy) -> Result<Plan> {
+        let mut ranges = BTreeMap::new();
+        fill(graph, &HashMap::new(), &mut ranges)?;
+        let watch: Vec<String> = watch_list(graph)?.into_iter().filter(|v| ranges.contains_key(v)).collect();
+        let mut made_up = data_free_ranges(&watch, &Statistics::default(), &ranges);
+        take_branches(graph, &mut made_up)?;
+        let policy = Policy { calibration: Method::MinMax, ..policy.clone() };
+        let mut plan = Plan::decide(graph, &made_up, &policy)?;
+        plan.mark_unseen();
+        Ok(plan)
+    }
+
+    fn mark_unseen(&mut self) {
+        for decision in self.values.values_mut() {
+            if let Origin::Seen(value) = &decision.origin {
+                decision.reason = match *value == decision.source {
+                    true => "samples will tell its range".to_owned(),
+                    false => format!("samples will tell the range of `{value}` behind it"),
+                };
+                decision.origin = Origin::Unseen(value.clone());
+            }
+        }
+        self.bodies.values_mut().for_each(Plan::mark_unseen);
+    }
+}
+
+/// Makes up a range for every value of the graph, and of the branches in it, that may hold floats.
+fn fill(graph: &Graph, around: &HashMap<String, DataType>, ranges: &mut BTreeMap<String, Range>) -> Result<()> {
+    let types = types(graph, around);
+    let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
+    let values = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values()).chain(outputs);
+    let masks = masks(graph);
+    for value in values.filter(|v| !v.is_empty() && types.get(*v).is_none_or(|&t| t == DataType::Float)) {
+        let low = if masks.contains(value) { MASK } else { -UNKNOWN };
+        ranges.extend(Range::new(low, UNKNOWN).map(|r| (value.to_owned(), r)));
+    }
+    for id in graph.bodies() {
+        fill(&graph.body(id)?, &types, ranges)?;
+    }
+    Ok(())
+}
+
+fn take_branches(graph: &Graph, ranges: &mut Ranges) -> Result<()> {
+    for id in graph.bodies() {
+        graph.body_proto(id).into_iter().for_each(|b| ranges.take(b));
+        take_branches(&graph.body(id)?, ranges)?;
+    }
+    Ok(())
+}
+
+/// The element types of values: as the file states them, or else as the operators' newest definitions tell.
+fn types(graph: &Graph, around: &HashMap<String, DataType>) -> HashMap<String, DataType> {
+    let mut types = around.clone();
+    let named = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
+    for name in named {
+        types.extend(graph.stated_dtype(name).map(|t| (name.to_owned(), t)));
+    }
+    for (_, node) in graph.nodes() {
+        for (place, output) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
+            let told = graph.stated_dtype(output).filter(|&t| t != DataType::Undefined);
+            let known = |name: &str| types.get(name).copied().or_else(|| graph.stated_dtype(name));
+            let told = told.or_else(|| output_type(node, place, &known));
+            types.extend(told.map(|t| (output.clone(), t)));
+        }
+    }
+    types
+}
+
+/// The element type of an output, by the types of the inputs.
+fn output_type(node: &NodeProto, place: usize, known: &dyn Fn(&str) -> Option<DataType>) -> Option<DataType> {
+    if node.is("Cast") {
+        return DataType::try_from(i32::try_from(node.int("to")?).ok()?).ok();
+    }
+    if node.is("ConstantOfShape") {
+        let filled = node.tensor("value").map_or(Some(DataType::Float), |t| DataType::try_from(t.data_type()).ok());
+        return filled;
+    }
+    let version = schema::domain(node.domain())?.operator(node.op_type())?.versions.last()?;
+    let tensor = |t: ValueType| match t {
+        ValueType::Tensor(dtype) => Some(dtype),
+        _ => None,
+    };
+    match schema::parameter(&version.outputs, place)?.kind {
+        Kind::Is(t) => tensor(t),
+        Kind::Any => None,
+        Kind::Variable(variable) => {
+            let same = |slot: &usize| {
+                schema::parameter(&version.inputs, *slot).is_some_and(|p| p.kind == Kind::Variable(variable))
+            };
+            let read = (0..node.input.len()).filter(same).find_map(|slot| known(node.input_at(slot)?));
+            read.or_else(|| tensor(version.types(variable)?.1.only()?))
+        }
+    }
+}
+
+/// The values in front of a Softmax that hold a mask: made of an Add, Sub, Mul or Where with a constant that no score is
+/// below.
+fn masks(graph: &Graph) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (_, node) in graph.nodes().filter(|(_, n)| n.is("Softmax") || n.is("LogSoftmax")) {
+        let mut value = node.input_at(0);
+        // What only moves values has no range of its own.
+        while let Some(name) = value {
+            let Some(producer) = graph.producer(name).and_then(|(id, _)| graph.node(id)) else { break };
+            if OpRule::of(producer).is_some_and(|r| r.role == Role::Pass) {
+                value = producer.input_at(0);
+                continue;
+            }
+            if is_low(graph, name, MOST_STEPS) {
+                found.insert(name.to_owned());
+            }
+            break;
+        }
+    }
+    found
+}
+
+/// Whether a value may be as low as a mask, by the constants that it is made of.
+fn is_low(graph: &Graph, value: &str, steps: usize) -> bool {
+    if let Some(tensor) = graph.initializer(value) {
+        let lowest = |t: &Tensor| t.f32s().is_ok_and(|x| min_max(&x).0 <= MASK || x.contains(&f32::NEG_INFINITY));
+        return Tensor::from_proto(tensor).is_ok_and(|t| t.is_float() && lowest(&t));
+    }
+    let Some(node) = graph.producer(value).and_then(|(id, _)| graph.node(id)).filter(|_| steps > 0) else {
+        return false;
+    };
+    let keeps = ["Add", "Sub", "Mul", "Where", "Expand", "Cast", "Identity"].iter().any(|op| node.is(op))
+        || OpRule::of(node).is_some_and(|r| r.role == Role::Pass);
+    let filled = || node.tensor("value").and_then(|t| Tensor::from_proto(t).ok()?.f32s().ok()?.first().copied());
+    (node.is("ConstantOfShape") && filled().is_some_and(|x| x <= MASK))
+        || (keeps && node.input.iter().any(|input| is_low(graph, input, steps - 1)))
+}
