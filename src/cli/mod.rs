@@ -4,6 +4,7 @@ mod calibrate;
 mod check;
 mod data;
 mod dequantize;
+mod explain;
 mod gate;
 mod inspect;
 mod memory;
@@ -27,6 +28,7 @@ enum Cli {
     Calibrate(Box<calibrate::CalibrateArgs>),
     Dequantize(dequantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
+    Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
         Cli::Calibrate(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };

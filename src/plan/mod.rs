@@ -10,6 +10,7 @@ mod policy;
 mod present;
 mod select;
 mod steps;
+mod types;
 mod unseen;
 mod weights;
 
@@ -26,6 +27,7 @@ use present::Present;
 
 pub use policy::{Patterns, Policy};
 pub use steps::{Steps, Switch};
+pub(crate) use types::element_types;
 pub use weights::opset_of_weights;
 
 /// Every decision about a graph and the bodies in it.
@@ -209,6 +211,12 @@ impl Plan {
             Origin::Passed if decision.source != value => self.knows(&decision.source),
             _ => true,
         }
+    }
+
+    /// Whether any range is not known yet, in a body too.
+    pub fn has_unseen(&self) -> bool {
+        let unseen = |d: &ValueDecision| matches!(d.origin, Origin::Unseen(_));
+        self.values.values().any(unseen) || self.bodies.values().any(Plan::has_unseen)
     }
 
     /// Whether it changes nothing.

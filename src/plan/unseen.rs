@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::select::MASK;
-use super::{Origin, Plan, Policy, watch_list};
+use super::types::element_types;
+use super::{Origin, Plan, Policy, bounds, watch_list};
 use crate::calibrate::{Ranges, Statistics, data_free_ranges};
 use crate::error::Result;
-use crate::model::{DataType, Graph, NodeExt, NodeProto, Tensor};
+use crate::model::{DataType, Graph, NodeExt, NodeId, Tensor};
 use crate::number::{Range, min_max};
 use crate::observe::Method;
 use crate::rule::{OpRule, Role};
-use crate::schema::{self, Kind, ValueType};
 
-/// The ends of a range that is not known: wide enough for the bias of any weight, and far from what masks.
-const UNKNOWN: f32 = 4096.0;
+/// The ends of a range that is not known: wide enough for the bias of any weight, far from what masks, and not symmetric.
+const UNKNOWN: (f32, f32) = (-1024.0, 4096.0);
 
 /// The most nodes in a row that are looked through for the constant that masks.
 const MOST_STEPS: usize = 8;
@@ -56,18 +56,24 @@ impl Plan {
 
 /// Makes up a range for every value of the graph, and of the branches in it, that may hold floats.
 fn fill(graph: &Graph, around: &HashMap<String, DataType>, ranges: &mut BTreeMap<String, Range>) -> Result<()> {
-    let types = types(graph, around);
+    let types = element_types(graph, around);
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
     let values = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values()).chain(outputs);
     let masks = masks(graph);
     for value in values.filter(|v| !v.is_empty() && types.get(*v).is_none_or(|&t| t == DataType::Float)) {
-        let low = if masks.contains(value) { MASK } else { -UNKNOWN };
-        ranges.extend(Range::new(low, UNKNOWN).map(|r| (value.to_owned(), r)));
+        let (low, high) = if masks.contains(value) { (MASK, UNKNOWN.1) } else { UNKNOWN };
+        let cut = graph.producer(value).filter(|(id, _)| is_bound(graph, *id)).and_then(|(id, _)| bounds(graph, id));
+        let (least, most) = cut.unwrap_or((low, high));
+        ranges.extend(Range::new(low, high).map(|r| (value.to_owned(), r.clamp(least, most))));
     }
     for id in graph.bodies() {
         fill(&graph.body(id)?, &types, ranges)?;
     }
     Ok(())
+}
+
+fn is_bound(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).and_then(OpRule::of).is_some_and(|r| r.role == Role::Bound)
 }
 
 fn take_branches(graph: &Graph, ranges: &mut Ranges) -> Result<()> {
@@ -76,51 +82,6 @@ fn take_branches(graph: &Graph, ranges: &mut Ranges) -> Result<()> {
         take_branches(&graph.body(id)?, ranges)?;
     }
     Ok(())
-}
-
-/// The element types of values: as the file states them, or else as the operators' newest definitions tell.
-fn types(graph: &Graph, around: &HashMap<String, DataType>) -> HashMap<String, DataType> {
-    let mut types = around.clone();
-    let named = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
-    for name in named {
-        types.extend(graph.stated_dtype(name).map(|t| (name.to_owned(), t)));
-    }
-    for (_, node) in graph.nodes() {
-        for (place, output) in node.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
-            let told = graph.stated_dtype(output).filter(|&t| t != DataType::Undefined);
-            let known = |name: &str| types.get(name).copied().or_else(|| graph.stated_dtype(name));
-            let told = told.or_else(|| output_type(node, place, &known));
-            types.extend(told.map(|t| (output.clone(), t)));
-        }
-    }
-    types
-}
-
-/// The element type of an output, by the types of the inputs.
-fn output_type(node: &NodeProto, place: usize, known: &dyn Fn(&str) -> Option<DataType>) -> Option<DataType> {
-    if node.is("Cast") {
-        return DataType::try_from(i32::try_from(node.int("to")?).ok()?).ok();
-    }
-    if node.is("ConstantOfShape") {
-        let filled = node.tensor("value").map_or(Some(DataType::Float), |t| DataType::try_from(t.data_type()).ok());
-        return filled;
-    }
-    let version = schema::domain(node.domain())?.operator(node.op_type())?.versions.last()?;
-    let tensor = |t: ValueType| match t {
-        ValueType::Tensor(dtype) => Some(dtype),
-        _ => None,
-    };
-    match schema::parameter(&version.outputs, place)?.kind {
-        Kind::Is(t) => tensor(t),
-        Kind::Any => None,
-        Kind::Variable(variable) => {
-            let same = |slot: &usize| {
-                schema::parameter(&version.inputs, *slot).is_some_and(|p| p.kind == Kind::Variable(variable))
-            };
-            let read = (0..node.input.len()).filter(same).find_map(|slot| known(node.input_at(slot)?));
-            read.or_else(|| tensor(version.types(variable)?.1.only()?))
-        }
-    }
 }
 
 /// The values in front of a Softmax that hold a mask: made of an Add, Sub, Mul or Where with a constant that no score is

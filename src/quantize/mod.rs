@@ -27,6 +27,7 @@ use crate::validate::{compare, modern};
 use trial::Trial;
 
 pub use decide::{Decision, decide, decide_weights};
+pub(crate) use facts::rows as node_rows;
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
 pub use reshape::StepRow;
