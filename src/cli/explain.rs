@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use clap::Args;
 use qdq::error::{Error, Place, Result};
 use qdq::exec::Tract;
-use qdq::explain::explain;
+use qdq::explain::{Findings, explain};
+use qdq::inspect::quantization;
 use qdq::model::{Graph, Model, NodeExt};
 use qdq::quantize::{Decision, Recipe, decide, decide_weights};
 
+use super::gate::Gate;
 use super::policy::{Mode, PolicyArgs};
 use super::print::FormArgs;
 use super::progress::Progress;
@@ -28,11 +30,28 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "NAME")]
     value: Option<String>,
 
+    /// Show what will keep runtimes from computing in integers, or cost accuracy: in a quantized model, or in what would be
+    /// made of a float one
+    #[arg(long, conflicts_with = "value")]
+    lint: bool,
+
     #[command(flatten)]
     policy: PolicyArgs,
 
     #[command(flatten)]
+    gate: LintGate,
+
+    #[command(flatten)]
     form: FormArgs,
+}
+
+/// The gate.
+#[derive(Args)]
+#[command(next_help_heading = "Gates")]
+struct LintGate {
+    /// There must be no finding, or qdq exits with 1
+    #[arg(long, requires = "lint")]
+    fail_on_lint: bool,
 }
 
 const AFTER: &str = "\
@@ -41,9 +60,11 @@ Examples:
   qdq explain model.onnx --data calib.npz --value layer1.add
   qdq explain model.onnx --ranges ranges.json --exclude '/head/*' --json
   qdq explain model.int8.onnx --markdown > model.md
+  qdq explain model.int8.onnx --lint --fail-on-lint
 
 Exit codes:
   0  it was explained
+  1  `--fail-on-lint` was given, and something was found
   2  the model could not be read, or the arguments are wrong";
 
 impl ExplainArgs {
@@ -51,9 +72,15 @@ impl ExplainArgs {
     pub fn run(self) -> Result<ExitCode> {
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
+        let place = || format!("`{}`", self.model.display());
+        if self.lint {
+            let findings = self.findings(&model, &progress);
+            progress.finish();
+            return self.show(&findings.at(place)?);
+        }
         let decision = self.decide(&model, &progress);
         progress.finish();
-        let decision = decision.at(|| format!("`{}`", self.model.display()))?;
+        let decision = decision.at(place)?;
         let found = explain(&decision.model.graph, &decision.plan)?;
         match &self.value {
             Some(name) => {
@@ -63,6 +90,20 @@ impl ExplainArgs {
             None => self.form.print(&found, || found.tables())?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn findings(&self, model: &Model, progress: &Progress) -> Result<Findings> {
+        match quantization(model)? {
+            Some(_) => Findings::of_model(model, &self.policy.policy()?, progress),
+            None => Findings::of_decision(&self.decide(model, progress)?, progress),
+        }
+    }
+
+    fn show(&self, found: &Findings) -> Result<ExitCode> {
+        self.form.print(found, || found.tables())?;
+        let count = found.findings.len();
+        let missed = (self.gate.fail_on_lint && count > 0).then(|| format!("{count} findings, and none may be"));
+        Ok(Gate::verdict(missed.as_slice()))
     }
 
     fn decide(&self, model: &Model, progress: &Progress) -> Result<Decision> {

@@ -1,10 +1,12 @@
 //! What becomes of every node, value and constant of a model, and why: the plan in words.
 //!
 //! [`explain`] reads a [`Plan`] and the graph that it is for; nothing is decided here. [`Explanation::tables`] is what
-//! people read of all of it, [`Explanation::about`] everything that is known of one name.
+//! people read of all of it, [`Explanation::about`] everything that is known of one name. [`Findings`] is what
+//! [`lint`](crate::lint) says of it.
 
 mod about;
 mod constants;
+mod findings;
 mod how;
 mod tables;
 mod values;
@@ -20,6 +22,7 @@ use crate::quantize::NodeRow;
 
 pub use about::About;
 pub use constants::{ConstantFact, Kind};
+pub use findings::Findings;
 pub use how::How;
 pub use values::{Reader, ValueFact};
 
