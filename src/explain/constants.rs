@@ -10,7 +10,7 @@ use crate::integer::{IntegerOp, handles_codes};
 use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Use, dtype_name, is_float};
 use crate::number::Granularity;
 use crate::plan::{ConstantDecision, Part, Verdict};
-use crate::rule::OpRule;
+use crate::rule::{OpRule, Role};
 
 /// What becomes of a constant at a place where it is read.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -137,6 +137,8 @@ fn kind(node: &NodeProto, slot: usize) -> Kind {
         Some(rule) if rule.weight_slot() == Some(slot) => Kind::Weight,
         Some(rule) if rule.bias == Some(slot) => Kind::Bias,
         Some(rule) if rule.data_slots(node).any(|s| s == slot) => Kind::Operand,
+        // The scale and the bias of a normalization are numbers like any others.
+        Some(rule) if matches!(rule.role, Role::Float(_)) => Kind::Operand,
         Some(_) => Kind::Setting,
         None => Kind::Operand,
     }

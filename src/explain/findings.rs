@@ -43,7 +43,7 @@ impl Findings {
         Ok(Findings { planned: false, ranges_known: true, findings })
     }
 
-    /// The findings as tables: what is where, and what each rule means.
+    /// The findings as a table, and below it what each rule means.
     pub fn tables(&self) -> Vec<Table> {
         let columns = vec![
             Column::left("node"),
@@ -65,11 +65,9 @@ impl Findings {
         if !self.ranges_known {
             all.notes.push("Ranges are not known: what hangs on scales of activations was not looked for.".to_owned());
         }
-        let columns = vec![Column::left("finding"), Column::left("why it matters"), Column::left("what to do")];
-        let mut rules = Table::new("What they mean", columns);
         let found = RULES.iter().filter(|r| self.findings.iter().any(|f| f.rule == r.name));
-        rules.rows = found.map(|r| vec![text(r.name), text(r.why), text(r.way_out)]).collect();
-        if rules.rows.is_empty() { vec![all] } else { vec![all, rules] }
+        all.notes.extend(found.map(|r| format!("{}: {}. To do: {}.", r.name, r.why, r.way_out)));
+        vec![all]
     }
 }
 

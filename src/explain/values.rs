@@ -175,13 +175,13 @@ fn float_because(scope: &Scope<'_>, name: &str) -> String {
         return format!("holds {}", dtype_name(*dtype));
     }
     let bound = graph.only_use(name).map(|u| u.node).filter(|&id| scope.verdict(id) == Some(Verdict::Absorbed));
-    if let Some(output) = bound.and_then(|id| graph.node(id)?.output_at(0)) {
-        return format!("goes: its node makes `{output}` right away");
-    }
     let Some((producer, _)) = graph.producer(name) else {
         return "no quantized node reads it".to_owned();
     };
     let made = scope.named(producer);
+    if let Some(output) = bound.and_then(|id| graph.node(id)?.output_at(0)) {
+        return format!("is not made: {made} makes `{output}` right away");
+    }
     match scope.verdict(producer) {
         Some(Verdict::Quantized) => format!("{made} can write float, and no quantized node reads it"),
         Some(Verdict::WeightOnly) => format!("{made} computes in float"),

@@ -30,7 +30,7 @@ fn overflow(scene: &Scene<'_>, node: &NodeProto, rule: &OpRule) -> Option<String
     let bias = scene.graph.constant(name).ok()??;
     let (_, dequantize) = scene.activation(node.input_at(0)?)?;
     let input = f64::from(*scene.one_scale(dequantize)?.scales.first()?);
-    let weight = scene.stored(node.input_at(1)?).filter(|w| w.linear.blocks.is_none())?.linear.scales;
+    let weight = scene.weight_scales(node.input_at(1)?)?;
     let numbers = bias.f32s().ok()?;
     let code = |(i, &b): (usize, &f32)| (f64::from(b) / (input * f64::from(weight[i % weight.len()]))).abs();
     let past = numbers.iter().enumerate().map(code).filter(|c| *c > f64::from(i32::MAX)).count();

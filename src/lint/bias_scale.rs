@@ -24,10 +24,12 @@ fn look(scene: &Scene<'_>) -> Vec<(NodeId, String)> {
 }
 
 fn apart(scene: &Scene<'_>, node: &NodeProto, rule: &OpRule) -> Option<String> {
-    let bias = scene.stored(node.input_at(rule.bias?)?).filter(|b| b.linear.dtype == DataType::Int32)?;
+    let bias = scene
+        .stored(node.input_at(rule.bias?)?)
+        .filter(|b| b.linear.dtype == DataType::Int32 && !b.linear.scales.is_empty())?;
     let (_, dequantize) = scene.activation(node.input_at(0)?)?;
     let input = f64::from(*scene.one_scale(dequantize)?.scales.first()?);
-    let weight = scene.stored(node.input_at(1)?).filter(|w| w.linear.blocks.is_none())?.linear.scales;
+    let weight = scene.weight_scales(node.input_at(1)?)?;
     let count = bias.linear.scales.len().max(weight.len());
     let at = |scales: &[f32], i: usize| f64::from(scales[i % scales.len()]);
     let ratio = |i: usize| at(&bias.linear.scales, i) / (input * at(&weight, i));

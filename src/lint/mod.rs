@@ -106,12 +106,14 @@ pub fn lint(graph: &Graph, opset: i64, plan: &Plan, planned: bool) -> Result<Vec
             found.entry(id).or_default().push(Finding { rule, costs, node: name, operator, what, why, way_out });
         }
     }
-    let mut all = Vec::new();
+    let (mut all, none) = (Vec::new(), Plan::default());
+    // In the graph's order, as the nodes.
+    let mut bodies = graph.bodies().into_iter().peekable();
     for (id, _) in graph.nodes() {
         all.extend(found.remove(&id).into_iter().flatten());
-        for body in graph.bodies().into_iter().filter(|b| b.node == id) {
-            let none = Plan::default();
-            all.extend(lint(&graph.body(body)?, opset, plan.bodies.get(&body).unwrap_or(&none), planned)?);
+        while let Some(body) = bodies.next_if(|b| b.node == id) {
+            let inner = plan.bodies.get(&body).unwrap_or(&none);
+            all.extend(lint(&graph.body(body)?, opset, inner, planned)?);
         }
     }
     Ok(all)

@@ -64,6 +64,12 @@ impl<'a> Scene<'a> {
         Some(Stored { name, codes, linear: Linear::read(self.graph, node).ok()? })
     }
 
+    /// The scales of a constant behind DequantizeLinear, one or one a channel; `None` where they are those of blocks.
+    pub fn weight_scales(&self, value: &str) -> Option<Vec<f32>> {
+        let linear = Linear::read(self.graph, self.dequantize(value)?.1).ok()?;
+        Some(linear.scales).filter(|s| linear.blocks.is_none() && !s.is_empty())
+    }
+
     /// The QuantizeLinear nodes that read a value.
     pub fn quantizes(&self, value: &str) -> impl Iterator<Item = (NodeId, &'a NodeProto)> {
         let readers = self.graph.uses(value).iter().filter(|u| u.slot == 0);

@@ -121,3 +121,95 @@ fn is_low(graph: &Graph, value: &str, steps: usize) -> bool {
     (node.is("ConstantOfShape") && filled().is_some_and(|x| x <= MASK))
         || (keeps && node.input.iter().any(|input| is_low(graph, input, steps - 1)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute};
+    use crate::plan::Verdict;
+    use crate::target::ORT_CPU;
+
+    fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+        NodeProto {
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|s| s.to_string()).collect(),
+            output: vec![output.into()],
+            ..Default::default()
+        }
+    }
+
+    fn verdicts(nodes: Vec<NodeProto>, change: impl FnOnce(&mut Policy)) -> Vec<Verdict> {
+        let constant = |name: &str, shape: &[usize], x: f32| {
+            Tensor::from_f32(shape.to_vec(), vec![x; shape.iter().product()]).to_proto(name)
+        };
+        let input = ValueInfoProto { name: Some("x".into()), ..Default::default() };
+        let initializer =
+            vec![constant("w", &[2, 2, 1, 1], 0.5), constant("low", &[], -1.0), constant("high", &[], 6.0)];
+        let graph = GraphProto { node: nodes, input: vec![input], initializer, ..Default::default() };
+        let mut policy = Policy::of(&ORT_CPU);
+        change(&mut policy);
+        let plan = Plan::unseen(&Graph::from_proto(graph).unwrap(), &policy).unwrap();
+        plan.nodes.iter().map(|d| d.verdict).collect()
+    }
+
+    #[test]
+    fn bounds_are_absorbed_whatever_the_range_is() {
+        let of = |bound: NodeProto, change: fn(&mut Policy)| {
+            let nodes = vec![node("Conv", &["x", "w"], "c"), bound, node("Conv", &["r", "w"], "y")];
+            verdicts(nodes, change)[1]
+        };
+        let (relu, clip) = (node("Relu", &["c"], "r"), node("Clip", &["c", "low", "high"], "r"));
+        assert_eq!(of(relu.clone(), |_| ()), Verdict::Absorbed);
+        assert_eq!(of(clip.clone(), |_| ()), Verdict::Absorbed);
+        assert_eq!(of(relu, |p| p.symmetric_activations = true), Verdict::Quantized);
+        assert_eq!(of(clip, |p| p.symmetric_activations = true), Verdict::Quantized);
+    }
+
+    #[test]
+    fn masks_are_known_by_their_constants() {
+        let of = |constant: &str| {
+            let nodes = vec![
+                node("MatMul", &["x", "x"], "scores"),
+                node("Where", &["cond", "scores", constant], "masked"),
+                node("Reshape", &["masked", "shape"], "shaped"),
+                node("Softmax", &["shaped"], "p"),
+            ];
+            let graph = GraphProto {
+                node: nodes,
+                initializer: vec![
+                    Tensor::from_f32(vec![], vec![f32::NEG_INFINITY]).to_proto("mask"),
+                    Tensor::from_f32(vec![], vec![-50.0]).to_proto("shift"),
+                ],
+                ..Default::default()
+            };
+            masks(&Graph::from_proto(graph).unwrap()).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(of("mask"), ["masked"]);
+        assert!(of("shift").is_empty());
+    }
+
+    #[test]
+    fn bodies_of_if_count_as_taken_and_those_of_loop_do_not() {
+        let body = GraphProto {
+            node: vec![node("MatMul", &["x", "matrix"], "inner")],
+            output: vec![ValueInfoProto { name: Some("inner".into()), ..Default::default() }],
+            ..Default::default()
+        };
+        for (op, name, verdict) in [("If", "then_branch", Verdict::Quantized), ("Loop", "body", Verdict::Float)] {
+            let mut around = node(op, &["x"], "y");
+            around.attribute.push(AttributeProto { g: Some(body.clone()), ..attribute::int(name, 0) });
+            let graph = GraphProto {
+                node: vec![around],
+                input: vec![ValueInfoProto { name: Some("x".into()), ..Default::default() }],
+                initializer: vec![Tensor::from_f32(vec![2, 2], vec![0.5; 4]).to_proto("matrix")],
+                ..Default::default()
+            };
+            let graph = Graph::from_proto(graph).unwrap();
+            let plan = Plan::unseen(&graph, &Policy::of(&ORT_CPU)).unwrap();
+            let inner = &plan.bodies[&graph.bodies()[0]];
+            assert_eq!(inner.nodes[0].verdict, verdict, "{op}");
+            assert_eq!(plan.has_unseen(), verdict == Verdict::Quantized, "{op}");
+            assert_eq!(inner.knows("x"), verdict == Verdict::Float, "{op}");
+        }
+    }
+}

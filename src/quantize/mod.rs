@@ -436,7 +436,7 @@ fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
     }
     let list: Vec<String> = reasons.iter().take(5).map(|(t, n)| format!("{n} x {t}")).collect();
     Error::new(ErrorKind::Unsupported, format!("nothing in the model can be quantized ({})", list.join("; ")))
-        .hint("`qdq inspect` lists the model's layers")
+        .hint("`qdq explain` says of every node why")
 }
 
 #[cfg(test)]
