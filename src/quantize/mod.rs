@@ -3,9 +3,12 @@
 mod data_free;
 mod decide;
 mod facts;
+mod matrix;
 mod ranges;
 mod reshape;
 mod rounding;
+mod shrink;
+mod solve;
 mod steps;
 mod tables;
 mod trial;
