@@ -5,9 +5,9 @@ use crate::model::{NodeExt, NodeId, NodeProto};
 use crate::rule::{OpRule, Role};
 
 /// A node that reads some of its data through DequantizeLinear and some as floats, or reads codes and whose output goes on in
-/// float. Kernels that take codes take all of their data as codes, and but for those of [`WRITES_FLOAT`] give codes.
+/// float. Kernels that take codes take all of their data as codes, and but for those of Gemm and MatMul give codes.
 ///
-/// Of what a plan made, nodes that it leaves float are left out: the plan says why.
+/// What a plan made is left out: it puts Q/DQ where its target wants them.
 ///
 /// Source: onnxruntime, core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc.
 pub const RULE: Rule = Rule {
@@ -22,11 +22,14 @@ pub const RULE: Rule = Rule {
 const WRITES_FLOAT: [&str; 2] = ["Gemm", "MatMul"];
 
 fn look(scene: &Scene<'_>) -> Vec<(NodeId, String)> {
+    if scene.planned {
+        return Vec::new();
+    }
     let found = |(id, node): (NodeId, &NodeProto)| {
         let rule = OpRule::of(node).filter(|r| matches!(r.role, Role::Glue | Role::Compute))?;
         let data = scene.data(node);
         let floats: Vec<&&str> = data.iter().filter(|x| scene.dequantize(x).is_none()).collect();
-        if !data.iter().any(|x| scene.activation(x).is_some()) || (scene.planned && scene.float(id).is_some()) {
+        if !data.iter().any(|x| scene.activation(x).is_some()) {
             return None;
         }
         let output = node.output_at(0)?;
