@@ -1,4 +1,5 @@
 //! Each rule on a model that it is for, and on a near twin that it is not for.
+#![cfg(feature = "tract")]
 
 mod common;
 
@@ -328,7 +329,6 @@ fn every_rule_has_a_case() {
     }
 }
 
-#[cfg(feature = "tract")]
 mod planned {
     use super::*;
     use common::{model_of, noise_samples, samples_of};
