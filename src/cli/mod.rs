@@ -4,10 +4,12 @@ mod calibrate;
 mod check;
 mod data;
 mod dequantize;
+mod explain;
 mod gate;
 mod inspect;
 mod memory;
 mod output;
+mod policy;
 mod print;
 mod progress;
 mod quantize;
@@ -26,6 +28,7 @@ enum Cli {
     Calibrate(Box<calibrate::CalibrateArgs>),
     Dequantize(dequantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
+    Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Cli::Calibrate(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };
