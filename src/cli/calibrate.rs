@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use qdq::calibrate::RangesFile;
@@ -44,7 +45,7 @@ pub struct CalibrateArgs {
 
     /// What the model is for
     #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
-    target: &'static Target,
+    target: Arc<Target>,
 
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
     /// test data, or random:N
@@ -96,7 +97,7 @@ impl CalibrateArgs {
         let model = Model::read(path)?;
         let samples = self.how.open(source, &model, &progress)?;
         let share = self.shard.unwrap_or(Share::ALL);
-        let policy = Policy::of(self.target);
+        let policy = Policy::of(&self.target);
         let learned = learn_ranges(&model, samples.as_ref(), share, &policy, &Tract, &progress);
         progress.finish();
         learned.at(|| format!("`{}`", path.display()))

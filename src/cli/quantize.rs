@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use qdq::error::{Error, ErrorKind, Result};
@@ -48,7 +49,7 @@ pub struct QuantizeArgs {
 
     /// What the model is for
     #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
-    target: &'static Target,
+    target: Arc<Target>,
 
     /// One scale for a whole weight, not one a channel
     #[arg(long)]
@@ -315,9 +316,9 @@ Exit codes:
   2  an error; nothing was written";
 
 /// The target of that name.
-pub fn target(name: &str) -> Result<&'static Target, String> {
-    let names = || Target::ALL.map(|t| format!("`{}` ({})", t.name, t.about)).join(", ");
-    Target::by_name(name).ok_or_else(|| format!("targets are {}", names()))
+pub fn target(name: &str) -> Result<Arc<Target>, String> {
+    let names = || Target::all().map(|t| format!("`{}` ({})", t.name, t.about)).join(", ");
+    Target::by_name(name).map(|t| Arc::new(t.clone())).ok_or_else(|| format!("targets are {}", names()))
 }
 
 impl QuantizeArgs {
@@ -400,7 +401,7 @@ impl QuantizeArgs {
     }
 
     fn policy(&self) -> Result<Policy> {
-        let mut policy = Policy::of(self.target);
+        let mut policy = Policy::of(&self.target);
         policy.per_channel &= !self.per_tensor;
         policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;

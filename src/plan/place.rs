@@ -80,7 +80,7 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy, prese
 /// on the table's grid as it is.
 fn must_write_integers(graph: &Graph, node: &NodeProto, policy: &Policy) -> bool {
     let table = node.is("Gather") && node.input_at(0).is_some_and(|n| graph.initializer(n).is_some());
-    !table && !policy.target.float_output.contains(&node.op_type())
+    !table && !policy.target.writes_float(node.op_type())
 }
 
 /// The ReLU or Clip behind `value` that the pair on its output can replace: it is the only reader, and everything

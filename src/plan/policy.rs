@@ -1,6 +1,7 @@
 //! What the user and the target want.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
@@ -17,7 +18,7 @@ use crate::target::Target;
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The target.
-    pub target: &'static Target,
+    pub target: Arc<Target>,
     /// The format of activations.
     pub activations: Format,
     /// Activations have their zero point in the middle of the format.
@@ -46,9 +47,9 @@ pub struct Policy {
 
 impl Policy {
     /// The target's own policy.
-    pub fn of(target: &'static Target) -> Policy {
+    pub fn of(target: &Target) -> Policy {
         Policy {
-            target,
+            target: Arc::new(target.clone()),
             activations: target.activations,
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
@@ -97,7 +98,7 @@ impl Policy {
     pub fn wants(&self, op: &str) -> bool {
         match &self.operators {
             Some(list) => list.iter().any(|o| o == op),
-            None => self.target.operators.contains(&op),
+            None => self.target.operators.iter().any(|o| o == op),
         }
     }
 

@@ -230,7 +230,7 @@ fn writes_integers(
     }
     let Some((producer, _)) = graph.producer(value) else { return false };
     let Some(node) = graph.node(producer) else { return false };
-    s.chosen.contains_key(&producer) && (behind_compute || !policy.target.float_output.contains(&node.op_type()))
+    s.chosen.contains_key(&producer) && (behind_compute || !policy.target.writes_float(node.op_type()))
 }
 
 fn reads_integers(s: &Selection, graph: &Graph, at: crate::model::Use) -> bool {

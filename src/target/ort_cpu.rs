@@ -1,5 +1,7 @@
 //! ONNX Runtime's CPU provider on x86.
 
+use std::sync::LazyLock;
+
 use super::Target;
 use crate::number::Format;
 
@@ -10,15 +12,15 @@ use crate::number::Format;
 /// HardSigmoid, HardSwish, PRelu and Tanh have no integer kernel; they stand in the list because they sit between
 /// quantized neighbours, which would otherwise fall out of integers with them. ConvTranspose is computed in float from
 /// int8 weights.
-pub static ORT_CPU: Target = Target {
-    name: "ort-cpu",
-    about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel",
+pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
+    name: "ort-cpu".into(),
+    about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel".into(),
     activations: Format::UINT8,
     symmetric_activations: false,
     weights: Format::INT8,
     per_channel: true,
     narrow_weights: true,
-    operators: &[
+    operators: [
         "Add",
         "AveragePool",
         "Clip",
@@ -51,7 +53,9 @@ pub static ORT_CPU: Target = Target {
         "Transpose",
         "Unsqueeze",
         "Where",
-    ],
-    float_output: &["Gemm", "MatMul"],
+    ]
+    .map(str::to_owned)
+    .to_vec(),
+    float_output: ["Gemm", "MatMul"].map(str::to_owned).to_vec(),
     opset: 13,
-};
+});
