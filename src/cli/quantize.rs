@@ -260,6 +260,7 @@ enum WeightFormat {
     Uint3,
     Int4,
     Uint4,
+    Int7,
     Int8,
     Uint8,
 }
@@ -293,6 +294,7 @@ impl WeightFormat {
             WeightFormat::Uint3 => Format::UINT3,
             WeightFormat::Int4 => Format::INT4,
             WeightFormat::Uint4 => Format::UINT4,
+            WeightFormat::Int7 => Format::INT7,
             WeightFormat::Int8 => Format::INT8,
             WeightFormat::Uint8 => Format::UINT8,
         }

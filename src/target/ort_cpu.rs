@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::Target;
+use super::{Attention, BiasForm, Placement, ResidualAdd, Target, names};
 use crate::number::Format;
 
 /// ONNX Runtime's CPU provider. It fuses Q/DQ groups around these operators into QLinear kernels
@@ -15,12 +15,19 @@ use crate::number::Format;
 pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
     name: "ort-cpu".into(),
     about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel".into(),
+    opset: 13,
     activations: Format::UINT8,
+    activation_formats: vec![Format::UINT8, Format::INT8, Format::UINT16, Format::INT16],
     symmetric_activations: false,
+    minimum_range: 0.0,
     weights: Format::INT8,
+    weight_formats: Format::ALL.into_iter().filter(|f| f.bits <= 8).collect(),
     per_channel: true,
+    per_tensor_operators: names([]),
     narrow_weights: true,
-    operators: [
+    bias: BiasForm::Int32,
+    placement: Placement::Around,
+    operators: names([
         "Add",
         "AveragePool",
         "Clip",
@@ -53,9 +60,12 @@ pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
         "Transpose",
         "Unsqueeze",
         "Where",
-    ]
-    .map(str::to_owned)
-    .to_vec(),
-    float_output: ["Gemm", "MatMul"].map(str::to_owned).to_vec(),
-    opset: 13,
+    ]),
+    float_output: names(["Gemm", "MatMul"]),
+    everywhere: false,
+    residual_add: ResidualAdd::Both,
+    attention: Attention::All,
+    tied: names([]),
+    fixed_outputs: vec![],
+    excluded: vec![],
 });
