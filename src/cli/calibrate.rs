@@ -17,7 +17,7 @@ use qdq::target::Target;
 use super::data::HowArgs;
 use super::output;
 use super::progress::Progress;
-use super::quantize::target;
+use super::target::target;
 
 /// Runs samples through a float model and keeps what was seen of its values, for `qdq quantize --ranges`.
 ///
@@ -43,8 +43,8 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["data", "shard"])]
     merge: Vec<PathBuf>,
 
-    /// What the model is for
-    #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
+    /// What the model is for: a name that `qdq targets` lists, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "ort-cpu", value_parser = target)]
     target: Arc<Target>,
 
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX

@@ -11,6 +11,7 @@ mod output;
 mod print;
 mod progress;
 mod quantize;
+mod target;
 mod validate;
 mod write;
 
@@ -28,6 +29,7 @@ enum Cli {
     Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
+    Targets(target::TargetsArgs),
 }
 
 /// The exit code of a process that was interrupted, as shells give it.
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
         Cli::Inspect(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
+        Cli::Targets(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {
         print::error(&e);

@@ -26,6 +26,7 @@ use super::memory;
 use super::output;
 use super::print::FormArgs;
 use super::progress::Progress;
+use super::target::target;
 use super::write::WriteArgs;
 
 /// Quantizes a float model to INT8, or fewer bits, and proves it by running both.
@@ -47,8 +48,8 @@ pub struct QuantizeArgs {
     #[arg(long)]
     force: bool,
 
-    /// What the model is for
-    #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
+    /// What the model is for: a name that `qdq targets` lists, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "ort-cpu", value_parser = target)]
     target: Arc<Target>,
 
     /// One scale for a whole weight, not one a channel
@@ -317,12 +318,6 @@ Exit codes:
   1  a gate was missed; the model was written, unless --strict was given
   2  an error; nothing was written";
 
-/// The target of that name.
-pub fn target(name: &str) -> Result<Arc<Target>, String> {
-    let names = || Target::all().map(|t| format!("`{}` ({})", t.name, t.about)).join(", ");
-    Target::by_name(name).map(|t| Arc::new(t.clone())).ok_or_else(|| format!("targets are {}", names()))
-}
-
 impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
@@ -435,6 +430,7 @@ impl QuantizeArgs {
         policy.only = Patterns::new(&self.only)?;
         policy.check_operators()?;
         policy.check_methods()?;
+        policy.check_formats()?;
         Ok(policy)
     }
 }
