@@ -53,10 +53,16 @@ pub(super) fn fit(
                 ties.range(output).or(own).map(|range| policy.params(&scheme, &[range])).transpose()?
             }
         };
-        if params.is_some_and(|p| saturates_within(&p, low, high)) {
-            places.pairs.remove(input);
+        let takes_its_place = params.is_some_and(|p| saturates_within(&p, low, high));
+        if takes_its_place {
             absorbed.insert(id, output.to_owned());
+        } else if policy.target.fused_bounds {
+            // One before it whose work that pair was to do stays too.
+            absorbed.retain(|_, pair| pair != input);
+        } else {
+            continue;
         }
+        places.pairs.remove(input);
     }
     fit_values(graph, ranges, policy, present, &selection, &places, &ties, &mut plan)?;
     fit_operands(graph, policy, &places, &mut plan)?;

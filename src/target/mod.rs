@@ -72,6 +72,8 @@ pub struct Target {
     pub float_output: Vec<String>,
     /// What stands between float neighbours is quantized too: float falls back to another processor.
     pub everywhere: bool,
+    /// A ReLU or Clip that no range can take the place of is one with the operator before it: no Q/DQ between them.
+    pub fused_bounds: bool,
     /// Which inputs of an Add of two activations carry Q/DQ.
     pub residual_add: ResidualAdd,
     /// Which products of attention, MatMul of two activations, are quantized.

@@ -30,6 +30,7 @@ pub static OPENVINO: LazyLock<Target> = LazyLock::new(|| Target {
     operators: names(["Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul"]),
     float_output: names([]),
     everywhere: false,
+    fused_bounds: true,
     residual_add: ResidualAdd::Both,
     attention: Attention::Scores,
     tied: names(["Concat"]),

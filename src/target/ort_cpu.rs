@@ -63,6 +63,7 @@ pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
     ]),
     float_output: names(["Gemm", "MatMul"]),
     everywhere: false,
+    fused_bounds: false,
     residual_add: ResidualAdd::Both,
     attention: Attention::All,
     tied: names([]),

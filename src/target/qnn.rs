@@ -10,7 +10,7 @@ use crate::number::Format;
 ///
 /// Everything is quantized wherever it stands, since what stays float leaves the processor. Ranges are at least 1e-4 wide
 /// (`MinimumRealRange`). The weight of a MatMul has one scale. With 16 bits, Sigmoid and Tanh have scales and zero points of
-/// their own. Biases are folded at the scale of the accumulator whatever the model says, so they are written at that.
+/// their own. A ReLU or Clip is one with the operator before it, as the configurations of AIMET for this processor list them. Biases are folded at the scale of the accumulator whatever the model says, so they are written at that.
 pub static QNN: LazyLock<Target> = LazyLock::new(|| Target {
     name: "qnn".into(),
     about: "Qualcomm NPUs through ONNX Runtime's QNN provider: uint8 or uint16 activations, everything quantized"
@@ -67,6 +67,7 @@ pub static QNN: LazyLock<Target> = LazyLock::new(|| Target {
     ]),
     float_output: names([]),
     everywhere: true,
+    fused_bounds: true,
     residual_add: ResidualAdd::Both,
     attention: Attention::All,
     tied: names([]),

@@ -22,7 +22,7 @@ impl Target {
         );
         let also = others(self.weights.name, self.weight_formats.iter().map(|f| f.name).collect());
         t.fact("weights", format!("{}{also}", self.weights()));
-        t.fact("one scale a weight", listed(&self.per_tensor_operators));
+        t.fact("one scale for weights of", listed(&self.per_tensor_operators));
         t.fact("lowest code of weights", if self.narrow_weights { "unused" } else { "used" });
         t.fact("biases", self.bias.words());
         t.fact("Q/DQ", self.placement.words());
@@ -30,6 +30,8 @@ impl Target {
         t.fact("can write float", listed(&self.float_output));
         let between = if self.everywhere { "too, wherever it stands" } else { "only between quantized neighbours" };
         t.fact("what has no weight", between);
+        let fused = if self.fused_bounds { "no" } else { "yes" };
+        t.fact("Q/DQ before ReLU, Clip", fused);
         t.fact("residual Add", self.residual_add.words());
         t.fact("attention", self.attention.words());
         t.fact("tied scales", listed(&self.tied));

@@ -36,6 +36,7 @@ pub static TENSORRT: LazyLock<Target> = LazyLock::new(|| Target {
     operators: names(["Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul"]),
     float_output: names([]),
     everywhere: false,
+    fused_bounds: true,
     residual_add: ResidualAdd::ResidualSide,
     attention: Attention::All,
     tied: names(["Concat"]),

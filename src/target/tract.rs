@@ -26,6 +26,7 @@ pub static TRACT: LazyLock<Target> = LazyLock::new(|| Target {
     operators: names(["Conv", "ConvTranspose", "Gemm", "MatMul"]),
     float_output: names([]),
     everywhere: false,
+    fused_bounds: true,
     residual_add: ResidualAdd::Both,
     attention: Attention::All,
     tied: names([]),

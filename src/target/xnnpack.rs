@@ -8,7 +8,7 @@ use crate::number::Format;
 /// XNNPACK and other kernels that follow "TensorFlow Lite 8-bit quantization specification": int8 activations with a zero
 /// point, int8 weights of -127 to 127 with a zero point of 0, one scale a channel, biases at the scale of the accumulator;
 /// inputs and outputs of concatenation and pooling share scale and zero point; those of the outputs of LOGISTIC, SOFTMAX
-/// and TANH are prescribed.
+/// and TANH are prescribed. A ReLU or Clip is the fused activation of the operator before it.
 pub static XNNPACK: LazyLock<Target> = LazyLock::new(|| Target {
     name: "xnnpack".into(),
     about: "XNNPACK and what else follows TensorFlow Lite: int8 activations, int8 weights per channel, tied scales"
@@ -60,6 +60,7 @@ pub static XNNPACK: LazyLock<Target> = LazyLock::new(|| Target {
     ]),
     float_output: names([]),
     everywhere: false,
+    fused_bounds: true,
     residual_add: ResidualAdd::Both,
     attention: Attention::All,
     tied: names(["AveragePool", "Concat"]),
