@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use qdq::calibrate::RangesFile;
@@ -15,8 +16,8 @@ use qdq::target::Target;
 
 use super::data::HowArgs;
 use super::output;
-use super::policy::target;
 use super::progress::Progress;
+use super::target::target;
 
 /// Runs samples through a float model and keeps what was seen of its values, for `qdq quantize --ranges`.
 ///
@@ -42,9 +43,9 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["data", "shard"])]
     merge: Vec<PathBuf>,
 
-    /// What the model is for
-    #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
-    target: &'static Target,
+    /// What the model is for: a name that `qdq targets` lists, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "ort-cpu", value_parser = target)]
+    target: Arc<Target>,
 
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
     /// test data, or random:N
@@ -96,7 +97,7 @@ impl CalibrateArgs {
         let model = Model::read(path)?;
         let samples = self.how.open(source, &model, &progress)?;
         let share = self.shard.unwrap_or(Share::ALL);
-        let policy = Policy::of(self.target);
+        let policy = Policy::of(&self.target);
         let learned = learn_ranges(&model, samples.as_ref(), share, &policy, &Tract, &progress);
         progress.finish();
         learned.at(|| format!("`{}`", path.display()))

@@ -13,6 +13,7 @@ mod policy;
 mod print;
 mod progress;
 mod quantize;
+mod target;
 mod validate;
 mod write;
 
@@ -31,6 +32,7 @@ enum Cli {
     Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
+    Targets(target::TargetsArgs),
 }
 
 /// The exit code of a process that was interrupted, as shells give it.
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
+        Cli::Targets(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {
         print::error(&e);
