@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use qdq::error::{Error, ErrorKind, Result};
-use qdq::exec::Tract;
+use qdq::exec::Executor;
 use qdq::model::{InputSpec, Model, Scratch, folder_of};
 use qdq::number::{Format, Range};
 use qdq::observe::Method;
@@ -20,6 +20,7 @@ use qdq::target::Target;
 
 use super::calibrate::read_ranges;
 use super::data::HowArgs;
+use super::engine::EngineArgs;
 use super::gate::Gate;
 use super::memory;
 use super::output;
@@ -130,6 +131,9 @@ pub struct QuantizeArgs {
 
     #[command(flatten)]
     how: HowArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     #[command(flatten)]
     write: WriteArgs,
@@ -324,6 +328,7 @@ impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
         output::check(Some(&self.model), &self.output, self.force, "the float model is needed to validate")?;
+        let executor = self.engine.executor()?;
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
@@ -331,7 +336,7 @@ impl QuantizeArgs {
             Some(source) => Some(self.how.open(source, &model, &progress)?),
             None => None,
         };
-        let outcome = self.quantize(&model, samples.as_deref(), &progress);
+        let outcome = self.quantize(&model, samples.as_deref(), executor.as_ref(), &progress);
         progress.finish();
         let mut quantized = outcome.map_err(|e| e.at(place()))?;
         let gate = Gate {
@@ -353,7 +358,13 @@ impl QuantizeArgs {
         Ok(Gate::verdict(&missed))
     }
 
-    fn quantize(&self, model: &Model, samples: Option<&dyn Samples>, progress: &Progress) -> Result<Quantized> {
+    fn quantize(
+        &self,
+        model: &Model,
+        samples: Option<&dyn Samples>,
+        executor: &dyn Executor,
+        progress: &Progress,
+    ) -> Result<Quantized> {
         let policy = self.policy()?;
         if samples.is_none() && (self.gate.min_sqnr.is_some() || self.gate.max_drop.is_some()) {
             return Err(Error::new(ErrorKind::Usage, "a gate needs samples to measure by")
@@ -364,7 +375,7 @@ impl QuantizeArgs {
                 return Err(Error::new(ErrorKind::Usage, "weights alone need no ranges")
                     .hint("leave `--ranges` out, or `--mode weights`"));
             }
-            let verify = samples.map(|s| (s, &Tract as _));
+            let verify = samples.map(|s| (s, executor));
             // What is verified by running it fits memory; what is not may be larger.
             let scratch = samples.is_none().then(|| Scratch::new(folder_of(&self.output)));
             return quantize_weights(model, &policy, verify, scratch, progress);
@@ -381,7 +392,7 @@ impl QuantizeArgs {
                     .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode weights` alone"));
             }
         };
-        quantize_from(model, source, &Recipe { policy }, &Tract, progress)
+        quantize_from(model, source, &Recipe { policy }, executor, progress)
     }
 
     /// The ranges that were given, by the names of the inputs.
