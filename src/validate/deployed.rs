@@ -91,7 +91,8 @@ impl Deployed {
         }
         if self.rounding_inputs > 0 {
             t.notes.push(format!(
-                "It runs MatMulNBits with accuracy_level 4 ({}), which rounds what it reads to 8 bits; that is not written in the model.",
+                "It runs MatMulNBits with accuracy_level 4 ({}), which rounds what it reads to 8 bits: nothing in the model \
+                 says so.",
                 self.rounding_inputs
             ));
         }

@@ -28,8 +28,8 @@ pub struct Questions<'a> {
     pub layers: bool,
     /// The right class of each sample, to measure the accuracy of both models by their first output of scores.
     pub labels: Option<Vec<usize>>,
-    /// The engine that the quantized model is deployed on: what it makes of the model beside what the specification says,
-    /// which is what the embedded engine computes.
+    /// The engine that the quantized model is deployed on: what it makes of the model, beside what the engine that runs both
+    /// makes of it. That one is taken to follow the specification, as the embedded engine does.
     pub deployed: Option<&'a dyn Executor>,
 }
 
