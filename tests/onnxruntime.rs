@@ -174,21 +174,21 @@ fn typed(name: &str, dtype: DataType) -> ValueInfoProto {
 #[test]
 fn values_of_every_type_go_in_and_come_out() {
     let Some(engine) = engine(Optimization::All) else { return };
-    use DataType::*;
+    use DataType as T;
     let types = [
-        (Bool, 1),
-        (Uint8, 1),
-        (Uint16, 2),
-        (Uint32, 4),
-        (Uint64, 8),
-        (Int8, 1),
-        (Int16, 2),
-        (Int32, 4),
-        (Int64, 8),
-        (Float16, 2),
-        (Bfloat16, 2),
-        (Float, 4),
-        (Double, 8),
+        (T::Bool, 1),
+        (T::Uint8, 1),
+        (T::Uint16, 2),
+        (T::Uint32, 4),
+        (T::Uint64, 8),
+        (T::Int8, 1),
+        (T::Int16, 2),
+        (T::Int32, 4),
+        (T::Int64, 8),
+        (T::Float16, 2),
+        (T::Bfloat16, 2),
+        (T::Float, 4),
+        (T::Double, 8),
     ];
     for (dtype, width) in types {
         let graph = GraphProto {
@@ -206,7 +206,7 @@ fn values_of_every_type_go_in_and_come_out() {
             ..Default::default()
         };
         let reshape = Model::from_proto(proto).unwrap();
-        let bytes: Vec<u8> = (0..6 * width).map(|i| if dtype == Bool { i as u8 % 2 } else { i as u8 * 7 }).collect();
+        let bytes: Vec<u8> = (0..6 * width).map(|i| if dtype == T::Bool { i as u8 % 2 } else { i as u8 * 7 }).collect();
         let x = Tensor::new(dtype, vec![2, 3], bytes.into()).unwrap();
         let runner = Runner::new(&engine, &reshape, Vec::new()).unwrap();
         let y = runner.worker().outputs(&Sample { inputs: vec![x.clone()] }).unwrap();

@@ -39,7 +39,7 @@ mod tests {
     fn a_panic_is_an_error_and_guarded_only_while_it_may_come() {
         assert!(!guards_panics());
         assert!(caught(guards_panics).unwrap());
-        let text = caught(|| assert_eq!(guards_panics(), false, "node `n`")).unwrap_err();
+        let text = caught(|| assert!(!guards_panics(), "node `n`")).unwrap_err();
         assert!(text.contains("node `n`"), "{text}");
         assert!(!guards_panics());
         let e = panicked("x cannot run", Some("node `n` (Op)".into()), "index out of bounds").to_string();
