@@ -153,15 +153,13 @@ fn both_engines_know_the_same_shapes() {
     for name in ["digits/model.onnx", "ppocr_cls/model.onnx"] {
         let model = model_of(name);
         let (ours, theirs) = (Tract.shapes(&model).unwrap(), engine.shapes(&model).unwrap());
-        let mut compared = 0;
-        for (name, shape) in &theirs {
-            let Some(known) = ours.get(name) else { continue };
+        // Only scalars are left out.
+        for (name, known) in ours.iter().filter(|(_, shape)| !shape.is_empty()) {
+            let shape = theirs.get(name).unwrap_or_else(|| panic!("`{name}` {known:?} is missing"));
             assert_eq!(known.len(), shape.len(), "{name}");
             let agree = known.iter().zip(shape).all(|(a, b)| a.is_none() || b.is_none() || a == b);
             assert!(agree, "{name}: {known:?} {shape:?}");
-            compared += 1;
         }
-        assert!(compared > model.graph.nodes().count(), "only {compared} of {}", ours.len());
     }
 }
 
@@ -206,7 +204,8 @@ fn values_of_every_type_go_in_and_come_out() {
             ..Default::default()
         };
         let reshape = Model::from_proto(proto).unwrap();
-        let bytes: Vec<u8> = (0..6 * width).map(|i| if dtype == T::Bool { i as u8 % 2 } else { i as u8 * 7 }).collect();
+        let bytes: Vec<u8> =
+            (0..6 * width).map(|i| if dtype == T::Bool { i as u8 % 2 } else { (i as u8).wrapping_mul(37) }).collect();
         let x = Tensor::new(dtype, vec![2, 3], bytes.into()).unwrap();
         let runner = Runner::new(&engine, &reshape, Vec::new()).unwrap();
         let y = runner.worker().outputs(&Sample { inputs: vec![x.clone()] }).unwrap();
