@@ -59,13 +59,19 @@ enum Engines {
 }
 
 impl EnginesArgs {
-    /// The engine that runs both models, and the one that runs the quantized model beside it. Errors as
-    /// [`RuntimeArgs::load`].
-    pub fn executors(&self) -> Result<(Box<dyn Executor>, Option<Box<dyn Executor>>)> {
+    /// The engine that runs both models. Errors as [`RuntimeArgs::load`].
+    pub fn executor(&self) -> Result<Box<dyn Executor>> {
         match self.engine {
-            Engines::Tract => Ok((Box::new(Tract), None)),
-            Engines::Onnxruntime => Ok((self.runtime.load()?, None)),
-            Engines::Both => Ok((Box::new(Tract), Some(self.runtime.load()?))),
+            Engines::Tract | Engines::Both => Ok(Box::new(Tract)),
+            Engines::Onnxruntime => self.runtime.load(),
+        }
+    }
+
+    /// The one that runs the quantized model beside it, if any. Errors as [`RuntimeArgs::load`].
+    pub fn deployed(&self) -> Result<Option<Box<dyn Executor>>> {
+        match self.engine {
+            Engines::Tract | Engines::Onnxruntime => Ok(None),
+            Engines::Both => self.runtime.load().map(Some),
         }
     }
 }

@@ -83,7 +83,7 @@ Exit codes:
 impl ValidateArgs {
     /// Runs both models and reports.
     pub fn run(self) -> Result<ExitCode> {
-        let (executor, deployed) = self.engine.executors()?;
+        let (executor, deployed) = (self.engine.executor()?, self.engine.deployed()?);
         let progress = Progress::new(self.form.quiet);
         let (float, quantized) = (Model::read(&self.float)?, Model::read(&self.quantized)?);
         let samples = self.data.open(&float, &progress)?;

@@ -50,7 +50,7 @@ impl Deployed {
             accuracy: found.accuracy,
             departures: found.departures,
             rewrites: run.as_ref().map_or_else(Vec::new, |run| rewrites(written, run)),
-            rounding_inputs: run.as_ref().map_or(0, |run| rounding_inputs(run)),
+            rounding_inputs: run.as_ref().map_or(0, rounding_inputs),
         })
     }
 
