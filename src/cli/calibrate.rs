@@ -7,7 +7,6 @@ use std::sync::Arc;
 use clap::Args;
 use qdq::calibrate::RangesFile;
 use qdq::error::{Error, ErrorKind, Place, Result};
-use qdq::exec::Tract;
 use qdq::model::{Model, replace_file};
 use qdq::plan::Policy;
 use qdq::quantize::learn_ranges;
@@ -15,6 +14,7 @@ use qdq::sample::Share;
 use qdq::target::Target;
 
 use super::data::HowArgs;
+use super::engine::EngineArgs;
 use super::output;
 use super::progress::Progress;
 use super::target::target;
@@ -59,6 +59,9 @@ pub struct CalibrateArgs {
     #[command(flatten)]
     how: HowArgs,
 
+    #[command(flatten)]
+    engine: EngineArgs,
+
     /// No progress; warnings only
     #[arg(short, long)]
     quiet: bool,
@@ -93,12 +96,13 @@ impl CalibrateArgs {
     }
 
     fn learn(&self, path: &Path, source: &str) -> Result<RangesFile> {
+        let executor = self.engine.executor()?;
         let progress = Progress::new(self.quiet);
         let model = Model::read(path)?;
         let samples = self.how.open(source, &model, &progress)?;
         let share = self.shard.unwrap_or(Share::ALL);
         let policy = Policy::of(&self.target);
-        let learned = learn_ranges(&model, samples.as_ref(), share, &policy, &Tract, &progress);
+        let learned = learn_ranges(&model, samples.as_ref(), share, &policy, executor.as_ref(), &progress);
         progress.finish();
         learned.at(|| format!("`{}`", path.display()))
     }

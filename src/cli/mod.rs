@@ -4,6 +4,7 @@ mod calibrate;
 mod check;
 mod data;
 mod dequantize;
+mod engine;
 mod explain;
 mod gate;
 mod inspect;
