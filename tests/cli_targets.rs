@@ -74,3 +74,11 @@ fn formats_that_a_target_does_not_take_are_refused() {
         assert!(outcome.words.contains(want) && outcome.words.contains("hint: formats of"), "{}", outcome.words);
     }
 }
+
+#[test]
+fn explain_shows_a_target_as_targets_does() {
+    let shown = run(&["explain", "target", "qnn"]);
+    assert_eq!((shown.code, &shown.data), (0, &run(&["targets", "qnn"]).data));
+    assert_eq!(run(&["explain", "target", "abacus"]).code, 2);
+    assert_eq!(run(&["explain", "--lint"]).code, 2);
+}

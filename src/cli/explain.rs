@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use qdq::error::{Error, Place, Result};
 use qdq::exec::Tract;
 use qdq::explain::{Findings, explain};
@@ -15,16 +15,21 @@ use super::gate::Gate;
 use super::policy::{Mode, PolicyArgs};
 use super::print::FormArgs;
 use super::progress::Progress;
+use super::target::TargetsArgs;
 
 /// Says of every node, value and weight of a model whether it is quantized, how, and why; nothing is written.
 ///
 /// The options are those of `quantize`, and so is what is decided. Without samples and ranges the scales and zero points of
 /// activations are open, and no step toward accuracy is taken. Of a quantized model it says what is there.
 #[derive(Args)]
-#[command(after_help = AFTER)]
+#[command(after_help = AFTER, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ExplainArgs {
+    #[command(subcommand)]
+    other: Option<Other>,
+
     /// The ONNX model, float or quantized
-    model: PathBuf,
+    #[arg(required = true)]
+    model: Option<PathBuf>,
 
     /// Say all that is known of one value, weight or node
     #[arg(long, value_name = "NAME")]
@@ -45,6 +50,13 @@ pub struct ExplainArgs {
     form: FormArgs,
 }
 
+/// What can be explained beside models.
+#[derive(Subcommand)]
+enum Other {
+    /// What a target wants of a quantized model, as `qdq targets`
+    Target(TargetsArgs),
+}
+
 /// The gate.
 #[derive(Args)]
 #[command(next_help_heading = "Gates")]
@@ -61,6 +73,7 @@ Examples:
   qdq explain model.onnx --ranges ranges.json --exclude '/head/*' --json
   qdq explain model.int8.onnx --markdown > model.md
   qdq explain model.int8.onnx --lint --fail-on-lint
+  qdq explain target tensorrt
 
 Exit codes:
   0  it was explained
@@ -69,10 +82,14 @@ Exit codes:
 
 impl ExplainArgs {
     /// Decides, and says what and why.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(mut self) -> Result<ExitCode> {
+        if let Some(Other::Target(target)) = self.other.take() {
+            return target.run();
+        }
         let progress = Progress::new(self.form.quiet);
-        let model = Model::read(&self.model)?;
-        let place = || format!("`{}`", self.model.display());
+        let path = self.model.take().unwrap_or_default();
+        let model = Model::read(&path)?;
+        let place = || format!("`{}`", path.display());
         if self.lint {
             let findings = self.findings(&model, &progress);
             progress.finish();

@@ -10,7 +10,7 @@ use crate::integer::{IntegerOp, handles_codes};
 use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Use, dtype_name, is_float};
 use crate::number::Granularity;
 use crate::plan::{ConstantDecision, Part, Verdict};
-use crate::rule::{OpRule, Role};
+use crate::rule::{ChannelIndex, OpRule, Role};
 
 /// What becomes of a constant at a place where it is read.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -225,6 +225,17 @@ fn bias_because(scope: &Scope<'_>, at: Use, node: &NodeProto) -> String {
             "the sums over blocks of the weight have no one scale".to_owned()
         }
         Some(_) if !scope.plan.values.contains_key(input) => format!("its layer's input `{input}` has no one scale"),
+        Some(_) if one_a_channel(scope, at, node) => "the target wants biases as float".to_owned(),
         Some(_) => "it does not hold one number for each output channel".to_owned(),
     }
+}
+
+/// Whether a bias holds one number for each output channel of its layer.
+fn one_a_channel(scope: &Scope<'_>, at: Use, node: &NodeProto) -> bool {
+    let shape = |slot: usize| {
+        let tensor = node.input_at(slot).and_then(|name| scope.graph.initializer(name))?;
+        tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<Vec<usize>>>()
+    };
+    let channels = shape(1).and_then(|weight| ChannelIndex::outputs(node, &weight)).map(|c| c.channels());
+    channels.is_some() && channels == shape(at.slot).map(|bias| bias.iter().product())
 }
