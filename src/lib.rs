@@ -37,6 +37,7 @@
 //! | [`validate`] | drift of a quantized model against its float original |
 //! | [`quantize`] | the way of the data, top to bottom |
 //! | [`dequantize`] | the way back |
+//! | [`convert`] | from QDQ to QOperator form, and back |
 //!
 //! # Invariants
 //!
@@ -67,6 +68,7 @@
 
 pub mod calibrate;
 pub mod check;
+pub mod convert;
 pub mod dequantize;
 pub mod error;
 pub mod events;

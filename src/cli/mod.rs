@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod check;
+mod convert;
 mod data;
 mod dequantize;
 mod gate;
@@ -25,6 +26,7 @@ enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Calibrate(Box<calibrate::CalibrateArgs>),
     Dequantize(dequantize::DequantizeArgs),
+    Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Cli::Quantize(args) => args.run(),
         Cli::Calibrate(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
+        Cli::Convert(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),

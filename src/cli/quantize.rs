@@ -12,7 +12,7 @@ use qdq::exec::Tract;
 use qdq::model::{InputSpec, Model, Scratch, folder_of};
 use qdq::number::{Format, Range};
 use qdq::observe::Method;
-use qdq::plan::{Patterns, Policy, Steps, Switch};
+use qdq::plan::{Emit, Patterns, Policy, Steps, Switch};
 use qdq::quantize::{Quantized, Recipe, Source, quantize_from, quantize_weights};
 use qdq::round::Rounding;
 use qdq::sample::Samples;
@@ -120,6 +120,14 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "MODE", default_value = "static")]
     mode: Mode,
 
+    /// The form in which what is quantized is written
+    #[arg(long, value_name = "FORM", value_enum, default_value = "qdq")]
+    emit: EmitForm,
+
+    /// With `--emit qoperator`: use operators of onnxruntime's own too, such as com.microsoft.QLinearAdd
+    #[arg(long)]
+    contrib: bool,
+
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
     /// test data, or random:N. The static mode needs some; with weights alone they only verify
     #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
@@ -148,6 +156,15 @@ enum Mode {
     Static,
     /// Weights alone: needs no samples and little memory; everything computes in float
     Weights,
+}
+
+/// The form in which what is quantized is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EmitForm {
+    /// Float operators between DequantizeLinear and QuantizeLinear
+    Qdq,
+    /// Operators on codes, QLinearConv and QLinearMatMul, where they fit; QDQ elsewhere
+    Qoperator,
 }
 
 /// The range of an input.
@@ -308,6 +325,7 @@ Examples:
   qdq quantize model.onnx --data-free --input-range -2.2,2.7 -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
   qdq quantize model.onnx --data calib.npz --weights uint4 -o model.int4.onnx
+  qdq quantize model.onnx --data calib.npz --emit qoperator --contrib -o model.qop.onnx
 
 Exit codes:
   0  the model was written, and every gate was met
@@ -399,6 +417,21 @@ impl QuantizeArgs {
         self.input_range.iter().map(|given| Ok((name(given)?, given.range))).collect()
     }
 
+    fn emit(&self) -> Result<Emit> {
+        let usage = |what: &str, way_out: &str| Err(Error::new(ErrorKind::Usage, what).hint(way_out));
+        match self.emit {
+            EmitForm::Qdq if self.contrib => {
+                usage("`--contrib` says which operators on codes may be used", "give `--emit qoperator` too")
+            }
+            EmitForm::Qoperator if self.mode == Mode::Weights => usage(
+                "operators on codes take quantized activations, and `--mode weights` leaves them float",
+                "leave out `--emit qoperator`, or `--mode weights`",
+            ),
+            EmitForm::Qdq => Ok(Emit::Qdq),
+            EmitForm::Qoperator => Ok(Emit::QOperator { contrib: self.contrib }),
+        }
+    }
+
     fn policy(&self) -> Result<Policy> {
         let mut policy = Policy::of(self.target);
         policy.per_channel &= !self.per_tensor;
@@ -414,6 +447,7 @@ impl QuantizeArgs {
             policy.weights = policy.weights.widened();
         }
         policy.block_size = self.block_size;
+        policy.emit = self.emit()?;
         policy.calibration = self.calibration;
         policy.weight_clip = self.weight_clip;
         let shown = self.data.is_some() && self.ranges.is_none() && !self.data_free;
