@@ -87,6 +87,7 @@ fn quantize_prints_json_and_markdown() {
         "nodes",
         "steps",
         "rounding",
+        "reformed",
         "skipped",
         "outputs",
         "warnings",

@@ -1,6 +1,7 @@
 //! What people read of a conversion.
 
 use super::Report;
+use crate::dequantize::Verified;
 use crate::inspect::style_words;
 use crate::quantize::{reformed_table, staying_table};
 use crate::report::{Table, number};
@@ -10,7 +11,9 @@ impl Report {
     /// What was done, how many nodes became what, the drift of the outputs, what stays and why.
     pub fn tables(&self) -> Vec<Table> {
         let mut tables = vec![self.summary(), reformed_table("Nodes", &self.converted)];
-        tables.extend(self.verified.iter().map(|v| output_table(&v.outputs)));
+        let drift =
+            |v: &Verified| Table { title: "Drift against the given model".to_owned(), ..output_table(&v.outputs) };
+        tables.extend(self.verified.iter().map(drift));
         if !self.left.is_empty() {
             tables.push(staying_table("As they were", self.left.iter()));
         }
