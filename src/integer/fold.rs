@@ -10,7 +10,7 @@ use crate::model::{
     AttributeProto, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, dtype_name,
     of_format,
 };
-use crate::number::{Grid, pack};
+use crate::number::{Grid, pack, quantize};
 use crate::rule::OpRule;
 use crate::schema::{self, Kind, ValueType};
 
@@ -24,7 +24,8 @@ use crate::schema::{self, Kind, ValueType};
 ///
 /// What only moves elements, with the same parameters in front and behind, runs on the codes where its schema takes them; a
 /// Pad fills with the code of its number. A ReLU or Clip in front of QuantizeLinear goes where the ends of the codes do its
-/// work. A constant bias becomes int32 at the scale of the sums, if it is not yet. With `contrib`, MatMul and Gemm that write
+/// work. Constants in front of QuantizeLinear become codes; a constant bias becomes int32 at the scale of the sums, if it is not
+/// yet. With `contrib`, MatMul and Gemm that write
 /// floats become MatMulIntegerToFloat and QGemm. Codes and nodes keep their names.
 ///
 /// Element types are those that onnxruntime's CPU kernels take: activations uint8 or int8, the same in front and behind;
@@ -37,6 +38,7 @@ use crate::schema::{self, Kind, ValueType};
 pub fn fold(model: &mut Model, contrib: bool, tell: &mut dyn FnMut(Outcome)) -> Result<usize> {
     let opset = model.opset();
     let graph = &mut model.graph;
+    store_constants(graph)?;
     let (mut count, mut foreign) = (0, false);
     for id in graph.node_ids() {
         let Some(node) = graph.node(id).filter(|n| reads_dequantized(graph, n)) else { continue };
@@ -66,6 +68,26 @@ pub fn fold(model: &mut Model, contrib: bool, tell: &mut dyn FnMut(Outcome)) -> 
         model.import(MS, 1);
     }
     Ok(count)
+}
+
+/// Puts codes in the place of QuantizeLinear nodes that quantize constants, as weights stand that were left in float.
+fn store_constants(graph: &mut Graph) -> Result<()> {
+    for id in graph.node_ids() {
+        let Some(node) = graph.node(id).filter(|n| Linear::quantizes(n)) else { continue };
+        let (Some(name), Some(codes)) = (node.input_at(0), node.output_at(0)) else { continue };
+        if graph.is_pinned(codes) || graph.is_input(name) {
+            continue;
+        }
+        let Some(x) = graph.constant(name)?.filter(|x| x.dtype() == DataType::Float) else { continue };
+        let Ok(linear) = Linear::read(graph, node) else { continue };
+        let Ok(params) = linear.params(x.shape().len()) else { continue };
+        let made = quantize(&x.f32s()?, x.shape(), &params).at(|| node.label())?;
+        let made = Tensor::new(linear.dtype, x.shape().to_vec(), pack(params.format(), &made).into())?;
+        let codes = codes.to_owned();
+        graph.remove(id);
+        graph.set_initializer(made.to_proto(&codes));
+    }
+    Ok(())
 }
 
 /// Whether a node that computes reads what DequantizeLinear makes.
@@ -424,6 +446,7 @@ mod tests {
             floats("two", &[2], &[0.5, 0.25]),
             floats("bs", &[2], &[0.25, 0.125]),
             floats("f", &[2], &[1.0, -2.06]),
+            floats("table", &[2, 2], &[1.0, -1.0, 0.0, 100.0]),
             floats("huge", &[2], &[1e30, 0.0]),
             floats("one", &[], &[1.0]),
             floats("six", &[], &[6.0]),
@@ -641,6 +664,18 @@ mod tests {
         assert_eq!(with(clip("six"), "t", "z0").1.len(), 1);
         assert_eq!(with(clip("wide"), "t", "z0").1.len(), 0);
         assert_eq!(with(clip("v"), "t", "z0").1, ["the bounds of `c` are no constants"]);
+    }
+
+    #[test]
+    fn weights_that_were_left_in_float_become_codes() {
+        let nodes = [
+            node("QuantizeLinear", "table s i", "c", &[]),
+            dq("c", "s", "i", "w_real"),
+            node("MatMul", "a w_real", "y", &[]),
+            q("y", "t", "z"),
+        ];
+        let m = becomes(false, &nodes, &["y_quantized = QLinearMatMul(x, s, z, c, s, i, t, z)"]);
+        assert_eq!(m.graph.constant("c").unwrap().unwrap().codes().unwrap(), [3, -1, 1, 127]);
     }
 
     #[test]
