@@ -11,7 +11,7 @@ use qdq::events::Silent;
 use qdq::exec::Tract;
 use qdq::inspect::quantization;
 use qdq::integer::Style;
-use qdq::model::{AttributeProto, DataType, Linear, Model, ModelProto, NodeExt, Tensor, attribute};
+use qdq::model::{AttributeProto, DataType, Linear, Model, NodeExt, Tensor, attribute};
 use qdq::plan::{Emit, Policy, Steps};
 use qdq::quantize::{Quantized, Recipe, quantize};
 use qdq::sample::Samples;
@@ -199,17 +199,17 @@ fn alone(op: &str, inputs: &str, attributes: &[AttributeProto], zeros: (DataType
         floats("half", &[], &[0.3]),
         Tensor::new(DataType::Bool, vec![1, 1, 6, 6], mask.into()).unwrap().to_proto("mask"),
     ];
-    let mut model = common::model(17, &[1, 4, 6, 6], nodes, constants, &[]);
+    let shape: &[usize] = match op {
+        "MatMul" => &[1, 4, 6, 4],
+        "Concat" => &[1, 8, 6, 6],
+        "AveragePool" | "MaxPool" => &[1, 4, 3, 3],
+        "GlobalAveragePool" => &[1, 4, 1, 1],
+        "Pad" => &[1, 4, 9, 9],
+        _ => &[1, 4, 6, 6],
+    };
+    let mut model = common::model(17, &[1, 4, 6, 6], nodes, constants, &[("y", shape)]);
     model.graph.drop_unused_initializers();
-    let mut graph = model.graph.to_proto();
-    graph.output = vec![common::value("y", None)];
-    let unknown = qdq::proto::type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape: None };
-    graph.output[0].r#type = Some(qdq::proto::TypeProto {
-        value: Some(qdq::proto::type_proto::Value::TensorType(unknown)),
-        ..Default::default()
-    });
-    let proto = ModelProto { graph: Some(graph), ..model.metadata().clone() };
-    Model::from_proto(proto).unwrap()
+    model
 }
 
 #[test]
