@@ -2,10 +2,13 @@
 
 mod data_free;
 mod facts;
+mod matrix;
 mod ranges;
 mod reformed;
 mod reshape;
 mod rounding;
+mod shrink;
+mod solve;
 mod steps;
 mod tables;
 mod trial;

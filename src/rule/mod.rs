@@ -12,7 +12,7 @@ use crate::number::Range;
 
 pub use bounds::bounds;
 pub use channel_index::ChannelIndex;
-pub use patches::{PatchView, Patches, Places};
+pub use patches::{Look, PatchView, Patches, Places};
 pub use table::RULES;
 pub use weight_matrix::WeightMatrix;
 
