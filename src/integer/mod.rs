@@ -8,6 +8,7 @@ mod around;
 mod expand;
 mod fold;
 mod form;
+mod layer;
 mod lift;
 mod outcome;
 mod packed;
