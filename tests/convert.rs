@@ -14,7 +14,7 @@ use qdq::integer::Style;
 use qdq::model::{AttributeProto, DataType, Linear, Model, NodeExt, Tensor, attribute};
 use qdq::plan::{Emit, Policy, Steps};
 use qdq::quantize::{Quantized, Recipe, quantize};
-use qdq::sample::Samples;
+use qdq::sample::{Sample, Samples};
 use qdq::target::ORT_CPU;
 use qdq::validate::{Questions, validate};
 
@@ -339,6 +339,28 @@ fn what_has_no_form_in_between_stays() {
     let qoperator = model_of("quantized/cnn/qoperator.onnx");
     let e = convert(&qoperator, CONTRIB, None, &Tract, &Silent).unwrap_err().to_string();
     assert!(e.starts_with("nothing in the model could be brought into the form QOperator"), "{e}");
+}
+
+#[test]
+fn what_is_picked_from_a_table_is_dequantized_and_not_the_table() {
+    let nodes = vec![
+        node("Cast", "x", "i", &[attribute::int("to", DataType::Int64 as i64)]),
+        node("Gather", "table i", "e", &[]),
+        node("MatMul", "e w", "y", &[]),
+    ];
+    let constants = vec![weights("table", &[50, 8]), weights("w", &[8, 4])];
+    let float = common::model(17, &[1, 6], nodes, constants, &[("y", &[1, 6, 4])]);
+    let sample = |k: usize| (0..6).map(|i| ((k * 7 + i * 11) % 50) as f32).collect();
+    let samples = (0..4).map(|k| Sample { inputs: vec![Tensor::from_f32(vec![1, 6], sample(k))] }).collect();
+    let samples = common::InMemory(samples);
+    let made = quantized(&float, &samples, |_| {});
+    let (_, gather) = made.model.graph.nodes().find(|(_, n)| n.is("Gather")).unwrap();
+    assert_eq!(made.model.graph.stated_dtype(&gather.input[0]), Some(DataType::Uint8));
+    let reader = made.model.graph.uses(&gather.output[0])[0].node;
+    assert!(made.model.graph.node(reader).is_some_and(Linear::dequantizes));
+    assert!(made.report.outputs[0].sqnr_db.unwrap() > 30.0, "{:?}", made.report.outputs);
+    there_and_back("table", &made.model, CONTRIB, &samples);
+    emit("table", &float, &made.model, &samples, &made.report.outputs);
 }
 
 #[test]
