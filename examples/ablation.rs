@@ -33,15 +33,7 @@ const ROWS: [(&str, Steps); 6] = {
         ("+ absorb bias", ABSORBED),
         ("+ correct bias", Steps { correct_bias: Switch::On, ..ABSORBED }),
         ("correct bias alone", Steps { correct_bias: Switch::On, ..NONE }),
-        (
-            "as measured",
-            Steps {
-                equalize: Switch::Auto,
-                absorb_bias: Switch::Auto,
-                limit_ranges: Switch::Auto,
-                correct_bias: Switch::Auto,
-            },
-        ),
+        ("as measured", Steps::all(Switch::Auto)),
     ]
 };
 

@@ -40,6 +40,7 @@ stored as codes  12 constants, 12 biases
 Q/DQ pairs       16
 equalize         3 places, +0.8 dB in trial
 absorb-bias      nothing to do
+smooth           nothing to do
 limit-ranges     nothing to do
 correct-bias     12 places, +0.4 dB in trial
 time             prepare T s, reshape T s, calibrate T s, plan T s, insert T s, verify T s

@@ -15,8 +15,8 @@ use qdq::target::Target;
 
 use super::data::HowArgs;
 use super::output;
+use super::policy::target;
 use super::progress::Progress;
-use super::quantize::target;
 
 /// Runs samples through a float model and keeps what was seen of its values, for `qdq quantize --ranges`.
 ///

@@ -5,10 +5,12 @@ mod check;
 mod convert;
 mod data;
 mod dequantize;
+mod explain;
 mod gate;
 mod inspect;
 mod memory;
 mod output;
+mod policy;
 mod print;
 mod progress;
 mod quantize;
@@ -28,6 +30,7 @@ enum Cli {
     Dequantize(dequantize::DequantizeArgs),
     Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
+    Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
 }
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Cli::Dequantize(args) => args.run(),
         Cli::Convert(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
     };

@@ -21,6 +21,7 @@ mod refusal;
 mod rescale;
 #[cfg(test)]
 pub(crate) mod sketch;
+mod smooth;
 mod to_qdq;
 mod to_qoperator;
 mod unique_names;
@@ -51,6 +52,7 @@ pub(crate) use layer_bias::has_bias;
 pub use lift_constants::LiftConstants;
 pub use raise_opset::RaiseOpset;
 pub use rescale::{Bounds, Rescale};
+pub use smooth::Smooth;
 pub use to_qdq::ToQdq;
 pub use to_qoperator::ToQOperator;
 pub use unique_names::UniqueNames;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::place::{Places, absorbable};
 use super::select::Selection;
 use super::{
-    ConstantDecision, NodeDecision, Part, Plan, Policy, Present, Reconstructed, ValueDecision, Verdict, bounds,
+    ConstantDecision, NodeDecision, Origin, Part, Plan, Policy, Present, Reconstructed, ValueDecision, Verdict, bounds,
 };
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -128,7 +128,8 @@ fn fit_values(
             let (low, high) = params.reach(0);
             let (range, source) = (Range::new(low, high).unwrap_or(Range::ZERO), value.to_owned());
             let (params, reason) = (params.clone(), "quantized already".to_owned());
-            let decision = ValueDecision { params, range, source, readers, at_output, present: pair.present, reason };
+            let (present, origin) = (pair.present, Origin::Present);
+            let decision = ValueDecision { params, range, origin, source, readers, at_output, present, reason };
             plan.values.insert(value.to_owned(), decision);
             continue;
         }
@@ -151,21 +152,27 @@ fn fit_values(
             },
             None => None,
         };
-        let (params, range, source, reason) = match shared {
-            Some((params, range, source)) => (params, range, source.clone(), format!("passes on `{source}` unchanged")),
+        let (params, range, origin, source, reason) = match shared {
+            Some((params, range, source)) => {
+                let reason = format!("passes on `{source}` unchanged");
+                (params, range, Origin::Passed, source, reason)
+            }
             None => {
                 let fixed = rule.and_then(|(_, r)| r.fixed_output());
                 let range = fixed
                     .or_else(|| value_range(graph, ranges, value))
                     .ok_or_else(|| Error::new(ErrorKind::Data, format!("`{value}` was not seen in calibration")))?;
-                let reason = match fixed {
-                    Some(_) => "the operator's range is fixed".to_owned(),
-                    None => "range seen in calibration".to_owned(),
+                let (origin, reason) = match (fixed, super::seen_as(graph, value)) {
+                    (Some(_), _) => (Origin::Fixed, "the operator's range is fixed".to_owned()),
+                    (None, seen) if seen != value => {
+                        (Origin::Seen(seen.to_owned()), format!("range of `{seen}` behind it"))
+                    }
+                    (None, _) => (Origin::Seen(value.to_owned()), "range seen in calibration".to_owned()),
                 };
-                (QuantParams::from_ranges(scheme, &[range])?, range, value.to_owned(), reason)
+                (QuantParams::from_ranges(scheme, &[range])?, range, origin, value.to_owned(), reason)
             }
         };
-        let decision = ValueDecision { params, range, source, readers, at_output, present: None, reason };
+        let decision = ValueDecision { params, range, origin, source, readers, at_output, present: None, reason };
         plan.values.insert(value.to_owned(), decision);
     }
     Ok(())

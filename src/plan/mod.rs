@@ -10,6 +10,8 @@ mod policy;
 mod present;
 mod select;
 mod steps;
+mod types;
+mod unseen;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +27,7 @@ use present::Present;
 
 pub use policy::{Emit, Patterns, Policy};
 pub use steps::{Steps, Switch};
+pub(crate) use types::element_types;
 pub use weights::opset_of_weights;
 
 /// Every decision about a graph and the bodies in it.
@@ -73,6 +76,8 @@ pub struct ValueDecision {
     pub params: QuantParams,
     /// The range they were made from.
     pub range: Range,
+    /// Where the range comes from.
+    pub origin: Origin,
     /// The value whose parameters these are: another name where an operator passes them through.
     pub source: String,
     /// The places that read the dequantized value; others read the float one.
@@ -83,6 +88,21 @@ pub struct ValueDecision {
     pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
+}
+
+/// Where the range of a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// What was seen of the value of that name: this one, or the one that comes out of the ReLU and Clip behind it.
+    Seen(String),
+    /// What samples would show of it, and none were run ([`Plan::unseen`]): range and parameters are made up.
+    Unseen(String),
+    /// The operator, which gives no other numbers.
+    Fixed,
+    /// The value that is passed on: [`ValueDecision::source`], which may be a constant.
+    Passed,
+    /// The QuantizeLinear of the given model.
+    Present,
 }
 
 /// A constant that is stored as codes.
@@ -180,6 +200,23 @@ impl Plan {
                 (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
             }
         }
+    }
+
+    /// Whether scale and zero point of a value are those that will be written: not where they hang on a range that no
+    /// sample has shown yet. Values of other graphs and such without a pair count as known.
+    pub fn knows(&self, value: &str) -> bool {
+        let Some(decision) = self.values.get(value) else { return true };
+        match decision.origin {
+            Origin::Unseen(_) => false,
+            Origin::Passed if decision.source != value => self.knows(&decision.source),
+            _ => true,
+        }
+    }
+
+    /// Whether any range is not known yet, in a body too.
+    pub fn has_unseen(&self) -> bool {
+        let unseen = |d: &ValueDecision| matches!(d.origin, Origin::Unseen(_));
+        self.values.values().any(unseen) || self.bodies.values().any(Plan::has_unseen)
     }
 
     /// Whether it changes nothing.

@@ -223,7 +223,7 @@ impl Patterns {
             let one = Patterns::new(std::slice::from_ref(text))?;
             if !one.means_any(graph)? {
                 return Err(Error::new(ErrorKind::Usage, format!("no node is called `{text}`"))
-                    .hint("`qdq inspect` lists the nodes; patterns are globs over whole names"));
+                    .hint("`qdq explain` lists the nodes; patterns are globs over whole names"));
             }
         }
         Ok(())

@@ -1,16 +1,16 @@
 //! Which nodes are quantized.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use super::{Policy, Present};
+use super::{Policy, Present, element_types};
 use crate::calibrate::Ranges;
 use crate::error::Result;
-use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Tensor};
+use crate::model::{DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, dtype_name, is_float};
 use crate::number::min_max;
 use crate::rule::{OpRule, Role};
 
 /// A value this low in front of a Softmax was put there to mask: no score is.
-const MASK: f32 = -9999.0;
+pub(super) const MASK: f32 = -9999.0;
 
 /// A range past this leaves no code for ordinary numbers.
 const TOO_WIDE: f32 = 1e30;
@@ -35,9 +35,11 @@ impl Selection {
 /// want the result. Otherwise it would only add rounding.
 pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy, present: &Present) -> Result<Selection> {
     let masks = masked(graph, ranges);
+    let types = element_types(graph, &HashMap::new());
     let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new() };
     for (id, node) in graph.nodes().filter(|(id, _)| !present.nodes.contains_key(id)) {
-        match refusal(graph, ranges, policy, present, node, &masks, id) {
+        let other = integers(graph, &types, node).filter(|_| policy.unwanted(graph, node).is_none());
+        match other.or_else(|| refusal(graph, ranges, policy, present, node, &masks, id)) {
             None => s.chosen.extend(OpRule::of(node).map(|r| (id, r))),
             Some(reason) => drop(s.float.insert(id, reason)),
         }
@@ -87,8 +89,8 @@ fn refusal(
             return Some(format!("`{name}` is sparse"));
         }
         if let Some(t) = graph.initializer(name) {
-            let float = crate::model::DataType::try_from(t.data_type())
-                .is_ok_and(|d| matches!(d, crate::model::DataType::Float | crate::model::DataType::Double));
+            let float =
+                DataType::try_from(t.data_type()).is_ok_and(|d| matches!(d, DataType::Float | DataType::Double));
             if !float {
                 return Some(format!("`{name}` is not float"));
             }
@@ -134,6 +136,14 @@ fn refusal(
         }
     }
     None
+}
+
+/// That a node works on something else than floats.
+fn integers(graph: &Graph, types: &HashMap<String, DataType>, node: &NodeProto) -> Option<String> {
+    let slots = OpRule::of(node)?.data_slots(node);
+    let values = slots.filter_map(|slot| node.input_at(slot)).filter(|name| !graph.is_constant(name));
+    let other = values.filter_map(|name| Some((name, *types.get(name)?))).find(|(_, dtype)| !is_float(*dtype));
+    other.map(|(name, dtype)| format!("`{name}` holds {}", dtype_name(dtype)))
 }
 
 /// What only some nodes of an operator do.

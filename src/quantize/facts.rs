@@ -132,7 +132,7 @@ pub(super) fn count(plan: &Plan) -> Counts {
 }
 
 /// A row for each node of the plan; those in a body stand behind the node that holds it.
-pub(super) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
+pub(crate) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
     let mut rows = Vec::new();
     for d in &plan.nodes {
         let Some(node) = graph.node(d.node) else { continue };

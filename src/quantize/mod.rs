@@ -1,6 +1,7 @@
 //! The way of the data: from a float model and samples to a quantized model and what was found on the way.
 
 mod data_free;
+mod decide;
 mod facts;
 mod matrix;
 mod ranges;
@@ -29,6 +30,8 @@ use crate::sample::Samples;
 use crate::validate::{compare, modern};
 use trial::Trial;
 
+pub use decide::{Decision, decide, decide_weights};
+pub(crate) use facts::rows as node_rows;
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
 pub use reformed::Reformed;
@@ -169,117 +172,12 @@ pub fn quantize_from(
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
     let policy = &recipe.policy;
-
-    clock.stage("prepare");
-    let mut prepared = model.clone();
     let mut cx = Context::new(Some(executor), &events);
-    check_patterns(model, policy, &events)?;
-    prepare(&mut prepared, policy.opset(), &mut cx)?;
-
-    let (mut steps, picks) = (policy.steps, split_of(&source));
-    let picked = picks.0.clone();
-    if let Source::Ranges(..) = source {
-        for (switch, option) in [(&mut steps.equalize, "--equalize"), (&mut steps.absorb_bias, "--absorb-bias")] {
-            if *switch == Switch::On {
-                let what = "ranges that were learned before do not fit a model whose values are changed";
-                return Err(Error::new(ErrorKind::Usage, what)
-                    .hint(format!("leave out `{option} on`, or give samples in place of ranges")));
-            }
-            *switch = Switch::Off;
-        }
-    }
-    clock.stage("reshape");
     let original = modern(model);
-    if !policy.calibration.needs_extremes_only() || !matches!(source, Source::Samples(_)) {
-        steps.limit_ranges = Switch::Off;
-    }
-    let trial = match (source, steps) {
-        (_, Steps::NONE) => None,
-        (Source::Samples(samples), _) => Some(Trial::new(&original, &prepared, samples, &picks.0, policy, executor)),
-        _ => None,
-    };
-    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial, &mut cx)?;
-
-    clock.stage("calibrate");
-    let watch = watch_list(&prepared.graph)?;
-    let float = Runner::new(executor, &original, Vec::new())?;
-    let learned: Ranges;
-    let (ranges, verify, split) = match source {
-        Source::Samples(samples) => {
-            let (calibration, verification, shared) = picks;
-            let runner = Runner::new(executor, &prepared, watch)?;
-            if let Some(&first) = calibration.first() {
-                warm_up(&runner, &float, &samples.get(first).at(|| format!("sample {first}"))?);
-            }
-            let keep = Keep::for_method(policy.calibration);
-            let mut all = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
-            if let Some(step) = taken.iter_mut().find(|s| s.step == "limit-ranges" && s.taken) {
-                step.places = steps::limit(&mut all, &cx.statistics);
-            }
-            learned = all;
-            let split = Split {
-                source: samples.describe(),
-                calibration: calibration.len(),
-                verification: verification.len(),
-                shared,
-                before: false,
-            };
-            (&learned, Some((samples, verification)), split)
-        }
-        Source::Ranges(file, verify) => {
-            let ranges = file.for_model(&fingerprint(model), watch.iter().map(String::as_str))?;
-            let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
-            let split = Split {
-                source: verify.as_ref().map_or("learned before".to_owned(), |(samples, _)| samples.describe()),
-                calibration: file.samples as usize,
-                verification: verify.as_ref().map_or(0, |(_, all)| all.len()),
-                shared: false,
-                before: true,
-            };
-            (ranges, verify, split)
-        }
-        Source::Statistics(given, verify) => {
-            learned = data_free::ranges(&prepared, &watch, given, &mut cx)?;
-            let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
-            let split = Split {
-                source: verify.as_ref().map_or("none".to_owned(), |(samples, _)| samples.describe()),
-                calibration: 0,
-                verification: verify.as_ref().map_or(0, |(_, all)| all.len()),
-                shared: false,
-                before: false,
-            };
-            (&learned, verify, split)
-        }
-    };
-    for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
-        let whose =
-            prepared.graph.producer(value).map_or(String::new(), |(id, _)| format!(" of {}", prepared.graph.label(id)));
-        events
-            .warn(&format!("`{value}`{whose} held numbers that are not finite ({}); it stays float", stats.non_finite));
-    }
-
-    clock.stage("plan");
-    let mut plan = Plan::decide(&prepared.graph, ranges, policy)?;
-    let nodes = facts::rows(&prepared.graph, &plan)?;
+    let decided = decide_on(model, &original, source, recipe, &mut cx, &mut clock)?;
+    let Decided { prepared, plan, nodes, steps: taken, rounding, split, verify, float } = decided;
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
-    }
-
-    if let Source::Statistics(given, _) = source {
-        data_free::check(&prepared.graph, &plan, given, &cx.statistics)?;
-    }
-    let (mut weights, mut rounding) = (Reconstructed::new(), Vec::new());
-    if let (Source::Samples(samples), true) = (source, policy.rounding.needs_moments()) {
-        clock.stage("round");
-        let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
-        let source = rounding::Source { samples, picks: &picked, executor, events: &events };
-        (weights, rounding) = rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), &source)?;
-        plan = Plan::decide_with(&prepared.graph, ranges, policy, &weights)?;
-        // Codes that leave the mean to a bias count on it.
-        corrects.into_iter().for_each(|step| step.taken = true);
-    }
-    if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
-        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &weights, &mut cx)?;
     }
 
     clock.stage("insert");
@@ -323,6 +221,145 @@ pub fn quantize_from(
         peak_memory: None,
     };
     Ok(Quantized { model: written, plan, report })
+}
+
+/// What is decided of a model, and nothing of it done.
+struct Decided<'a> {
+    prepared: Model,
+    plan: Plan,
+    nodes: Vec<NodeRow>,
+    steps: Vec<StepRow>,
+    rounding: Vec<RoundRow>,
+    split: Split,
+    /// The samples that verify.
+    verify: Option<(&'a dyn Samples, Vec<usize>)>,
+    /// What runs the float model.
+    float: Runner<'a>,
+}
+
+/// The way of the data up to the plan; `original` is the model as an engine takes it.
+fn decide_on<'a>(
+    model: &Model,
+    original: &'a Model,
+    source: Source<'a>,
+    recipe: &Recipe,
+    cx: &mut Context<'a>,
+    clock: &mut Clock<'_>,
+) -> Result<Decided<'a>> {
+    let (policy, events) = (&recipe.policy, cx.events);
+    let Some(executor) = cx.executor else { return Err(Error::new(ErrorKind::Usage, "there is no engine")) };
+
+    clock.stage("prepare");
+    let mut prepared = model.clone();
+    check_patterns(model, policy, events)?;
+    prepare(&mut prepared, policy.opset(), cx)?;
+
+    let (mut steps, picks) = (policy.steps, split_of(&source));
+    let picked = picks.0.clone();
+    if let Source::Ranges(..) = source {
+        let reshaping = [
+            (&mut steps.equalize, "--equalize"),
+            (&mut steps.absorb_bias, "--absorb-bias"),
+            (&mut steps.smooth, "--smooth"),
+        ];
+        for (switch, option) in reshaping {
+            if *switch == Switch::On {
+                let what = "ranges that were learned before do not fit a model whose values are changed";
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint(format!("leave out `{option} on`, or give samples in place of ranges")));
+            }
+            *switch = Switch::Off;
+        }
+    }
+    clock.stage("reshape");
+    if !policy.calibration.needs_extremes_only() || !matches!(source, Source::Samples(_)) {
+        steps.limit_ranges = Switch::Off;
+    }
+    let trial = match (source, steps) {
+        (_, Steps::NONE) => None,
+        (Source::Samples(samples), _) => Some(Trial::new(original, &prepared, samples, &picks.0, policy, executor)),
+        _ => None,
+    };
+    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial, cx)?;
+
+    clock.stage("calibrate");
+    let watch = watch_list(&prepared.graph)?;
+    let float = Runner::new(executor, original, Vec::new())?;
+    let learned: Ranges;
+    let (ranges, verify, split) = match source {
+        Source::Samples(samples) => {
+            let (calibration, verification, shared) = picks;
+            let runner = Runner::new(executor, &prepared, watch)?;
+            if let Some(&first) = calibration.first() {
+                warm_up(&runner, &float, &samples.get(first).at(|| format!("sample {first}"))?);
+            }
+            let keep = Keep::for_method(policy.calibration);
+            let mut all = calibrate(&runner, samples, &calibration, keep, events).at(|| "calibration".to_owned())?;
+            if let Some(step) = taken.iter_mut().find(|s| s.step == "limit-ranges" && s.taken) {
+                step.places = steps::limit(&mut all, &cx.statistics);
+            }
+            learned = all;
+            let split = Split {
+                source: samples.describe(),
+                calibration: calibration.len(),
+                verification: verification.len(),
+                shared,
+                before: false,
+            };
+            (&learned, Some((samples, verification)), split)
+        }
+        Source::Ranges(file, verify) => {
+            let ranges = file.for_model(&fingerprint(model), watch.iter().map(String::as_str))?;
+            let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
+            let split = Split {
+                source: verify.as_ref().map_or("learned before".to_owned(), |(samples, _)| samples.describe()),
+                calibration: file.samples as usize,
+                verification: verify.as_ref().map_or(0, |(_, all)| all.len()),
+                shared: false,
+                before: true,
+            };
+            (ranges, verify, split)
+        }
+        Source::Statistics(given, verify) => {
+            learned = data_free::ranges(&prepared, &watch, given, cx)?;
+            let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
+            let split = Split {
+                source: verify.as_ref().map_or("none".to_owned(), |(samples, _)| samples.describe()),
+                calibration: 0,
+                verification: verify.as_ref().map_or(0, |(_, all)| all.len()),
+                shared: false,
+                before: false,
+            };
+            (&learned, verify, split)
+        }
+    };
+    for (value, stats) in ranges.iter().filter(|(_, s)| s.non_finite > 0) {
+        let whose =
+            prepared.graph.producer(value).map_or(String::new(), |(id, _)| format!(" of {}", prepared.graph.label(id)));
+        events
+            .warn(&format!("`{value}`{whose} held numbers that are not finite ({}); it stays float", stats.non_finite));
+    }
+
+    clock.stage("plan");
+    let mut plan = Plan::decide(&prepared.graph, ranges, policy)?;
+    let nodes = facts::rows(&prepared.graph, &plan)?;
+    if let Source::Statistics(given, _) = source {
+        data_free::check(&prepared.graph, &plan, given, &cx.statistics)?;
+    }
+    let (mut weights, mut rounding) = (Reconstructed::new(), Vec::new());
+    if let (Source::Samples(samples), true) = (source, policy.rounding.needs_moments()) {
+        clock.stage("round");
+        let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
+        let source = rounding::Source { samples, picks: &picked, executor, events };
+        (weights, rounding) = rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), &source)?;
+        plan = Plan::decide_with(&prepared.graph, ranges, policy, &weights)?;
+        // Codes that leave the mean to a bias count on it.
+        corrects.into_iter().for_each(|step| step.taken = true);
+    }
+    if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
+        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &weights, cx)?;
+    }
+    Ok(Decided { prepared, plan, nodes, steps: taken, rounding, split, verify, float })
 }
 
 /// The model as whoever opens the file gets it, which shares the file's bytes. One that does not fit a single file
@@ -417,7 +454,7 @@ fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
     }
     let list: Vec<String> = reasons.iter().take(5).map(|(t, n)| format!("{n} x {t}")).collect();
     Error::new(ErrorKind::Unsupported, format!("nothing in the model can be quantized ({})", list.join("; ")))
-        .hint("`qdq inspect` lists the model's layers")
+        .hint("`qdq explain` says of every node why")
 }
 
 #[cfg(test)]

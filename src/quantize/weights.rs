@@ -34,15 +34,8 @@ pub fn quantize_weights(
     let mut clock = Clock::new(&events);
 
     clock.stage("prepare");
-    check_patterns(model, policy, &events)?;
-    let mut quantized = model.clone();
     let mut cx = Context { scratch, ..Context::new(None, &events) };
-    let passes: [&dyn Pass; 4] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants];
-    for pass in passes {
-        pass::run(pass, &mut quantized, &mut cx)?;
-    }
-    let to = opset_of_weights(&quantized.graph, policy)?;
-    pass::run(&RaiseOpset { to }, &mut quantized, &mut cx)?;
+    let mut quantized = prepare_weights(model, policy, &mut cx)?;
 
     clock.stage("plan");
     let mut plan = Plan::of_weights(&quantized.graph, policy)?;
@@ -107,4 +100,17 @@ pub fn quantize_weights(
         peak_memory: None,
     };
     Ok(Quantized { model: quantized, plan, report })
+}
+
+/// The model as its weights are looked at: nothing is folded, and its opset is the one that the emitted nodes need.
+pub(super) fn prepare_weights(model: &Model, policy: &Policy, cx: &mut Context<'_>) -> Result<Model> {
+    check_patterns(model, policy, cx.events)?;
+    let mut model = model.clone();
+    let passes: [&dyn Pass; 4] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants];
+    for pass in passes {
+        pass::run(pass, &mut model, cx)?;
+    }
+    let to = opset_of_weights(&model.graph, policy)?;
+    pass::run(&RaiseOpset { to }, &mut model, cx)?;
+    Ok(model)
 }
