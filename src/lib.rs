@@ -29,7 +29,7 @@
 //! | [`scaling`] | which channels can be scaled, and by whom |
 //! | [`target`] | what a runtime wants, as data |
 //! | [`sample`] | where samples come from |
-//! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract |
+//! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract, `exec/onnxruntime.rs` the crate of ONNX Runtime |
 //! | [`calibrate`] | samples through the engine, ranges out |
 //! | [`plan`] | the decision table |
 //! | [`lint`] | what in a quantized graph keeps runtimes from integers, or costs accuracy |

@@ -199,7 +199,7 @@ fn validate_shows_drift_accuracy_and_layers() {
     let json = run(&[&base[..], &["--layers", "--top", "2", "--json"]].concat());
     let facts: serde_json::Value = serde_json::from_str(&json.data).unwrap();
     let keys: Vec<&String> = facts.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["qdq", "engine", "source", "samples", "outputs", "accuracy", "layers"]);
+    assert_eq!(keys, ["qdq", "engine", "source", "samples", "outputs", "accuracy", "layers", "deployed"]);
     assert_eq!(facts["accuracy"]["float_top1"], 0.974);
     assert_eq!(facts["layers"].as_array().unwrap().len(), 2);
 

@@ -5,6 +5,7 @@ mod check;
 mod convert;
 mod data;
 mod dequantize;
+mod engine;
 mod explain;
 mod gate;
 mod inspect;
@@ -14,6 +15,7 @@ mod policy;
 mod print;
 mod progress;
 mod quantize;
+mod target;
 mod validate;
 mod write;
 
@@ -33,6 +35,7 @@ enum Cli {
     Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
+    Targets(target::TargetsArgs),
 }
 
 /// The exit code of a process that was interrupted, as shells give it.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
+        Cli::Targets(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {
         print::error(&e);

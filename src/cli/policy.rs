@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use qdq::calibrate::RangesFile;
@@ -20,13 +21,14 @@ use qdq::target::Target;
 
 use super::calibrate::read_ranges;
 use super::data::HowArgs;
+use super::target::target;
 
 /// How to quantize, what, and by what samples.
 #[derive(Args)]
 pub struct PolicyArgs {
-    /// What the model is for
-    #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
-    target: &'static Target,
+    /// What the model is for: a name that `qdq targets` lists, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "ort-cpu", value_parser = target)]
+    target: Arc<Target>,
 
     /// One scale for a whole weight, not one a channel
     #[arg(long)]
@@ -234,6 +236,7 @@ enum WeightFormat {
     Uint3,
     Int4,
     Uint4,
+    Int7,
     Int8,
     Uint8,
 }
@@ -267,16 +270,11 @@ impl WeightFormat {
             WeightFormat::Uint3 => Format::UINT3,
             WeightFormat::Int4 => Format::INT4,
             WeightFormat::Uint4 => Format::UINT4,
+            WeightFormat::Int7 => Format::INT7,
             WeightFormat::Int8 => Format::INT8,
             WeightFormat::Uint8 => Format::UINT8,
         }
     }
-}
-
-/// The target of that name.
-pub fn target(name: &str) -> Result<&'static Target, String> {
-    let names = || Target::ALL.map(|t| format!("`{}` ({})", t.name, t.about)).join(", ");
-    Target::by_name(name).ok_or_else(|| format!("targets are {}", names()))
 }
 
 impl PolicyArgs {
@@ -312,7 +310,7 @@ impl PolicyArgs {
             return Err(Error::new(ErrorKind::Usage, "weights alone need no ranges")
                 .hint("leave `--ranges` out, or `--mode weights`"));
         }
-        let mut policy = Policy::of(self.target);
+        let mut policy = Policy::of(&self.target);
         policy.per_channel &= !self.per_tensor;
         policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;
@@ -344,6 +342,7 @@ impl PolicyArgs {
         policy.only = Patterns::new(&self.only)?;
         policy.check_operators()?;
         policy.check_methods()?;
+        policy.check_formats()?;
         Ok(policy)
     }
 }

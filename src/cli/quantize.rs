@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use qdq::error::{Error, ErrorKind, Result};
-use qdq::exec::Tract;
+use qdq::exec::Executor;
 use qdq::model::{Model, Scratch, folder_of};
 use qdq::plan::{Emit, Policy};
 use qdq::quantize::{Quantized, Recipe, quantize_from, quantize_weights};
 use qdq::sample::Samples;
 
+use super::engine::EngineArgs;
 use super::gate::Gate;
 use super::memory;
 use super::output;
@@ -48,6 +49,9 @@ pub struct QuantizeArgs {
 
     #[command(flatten)]
     policy: PolicyArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     #[command(flatten)]
     write: WriteArgs,
@@ -106,11 +110,12 @@ impl QuantizeArgs {
     /// Quantizes, writes, reports.
     pub fn run(self) -> Result<ExitCode> {
         output::check(Some(&self.model), &self.output, self.force, "the float model is needed to validate")?;
+        let executor = self.engine.executor()?;
         let progress = Progress::new(self.form.quiet);
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
         let samples = self.policy.samples(&model, &progress)?;
-        let outcome = self.quantize(&model, samples.as_deref(), &progress);
+        let outcome = self.quantize(&model, samples.as_deref(), executor.as_ref(), &progress);
         progress.finish();
         let mut quantized = outcome.map_err(|e| e.at(place()))?;
         let gate = Gate {
@@ -147,14 +152,20 @@ impl QuantizeArgs {
         }
     }
 
-    fn quantize(&self, model: &Model, samples: Option<&dyn Samples>, progress: &Progress) -> Result<Quantized> {
+    fn quantize(
+        &self,
+        model: &Model,
+        samples: Option<&dyn Samples>,
+        executor: &dyn Executor,
+        progress: &Progress,
+    ) -> Result<Quantized> {
         let policy = Policy { emit: self.emit()?, ..self.policy.policy()? };
         if samples.is_none() && (self.gate.min_sqnr.is_some() || self.gate.max_drop.is_some()) {
             return Err(Error::new(ErrorKind::Usage, "a gate needs samples to measure by")
                 .hint("say where samples come from with `--data SOURCE`"));
         }
         if self.policy.mode == Mode::Weights {
-            let verify = samples.map(|s| (s, &Tract as _));
+            let verify = samples.map(|s| (s, executor));
             // What is verified by running it fits memory; what is not may be larger.
             let scratch = samples.is_none().then(|| Scratch::new(folder_of(&self.output)));
             return quantize_weights(model, &policy, verify, scratch, progress);
@@ -165,6 +176,6 @@ impl QuantizeArgs {
             Error::new(ErrorKind::Usage, what)
                 .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode weights` alone")
         })?;
-        quantize_from(model, source, &Recipe { policy }, &Tract, progress)
+        quantize_from(model, source, &Recipe { policy }, executor, progress)
     }
 }

@@ -1,18 +1,23 @@
 //! The decision table: for every node, value and weight whether it is quantized, how, and why. Everything is decided
 //! here and nothing is done; the emitter obeys.
 //!
-//! [`select`](Plan::decide) chooses the nodes (file `select`), then the values that carry Q/DQ (file `place`), then
-//! scales and zero points (file `fit`).
+//! [`select`](Plan::decide) chooses the nodes (file `select`, and `wish` for what the target alone leaves float), then the
+//! values that carry Q/DQ (file `place`), then those that share their parameters (file `tie`), then scales and zero points
+//! (file `fit`).
 
 mod fit;
+mod inputs;
 mod place;
 mod policy;
 mod present;
+mod residual;
 mod select;
 mod steps;
+mod tie;
 mod types;
 mod unseen;
 mod weights;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,13 +1,14 @@
 //! What the user and the target want.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::Steps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
-use crate::number::{Format, Granularity, Scheme};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme};
 use crate::observe::Method;
 use crate::round::Rounding;
 use crate::rule::{OpRule, RULES, Role};
@@ -30,7 +31,7 @@ pub enum Emit {
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The target.
-    pub target: &'static Target,
+    pub target: Arc<Target>,
     /// The format of activations.
     pub activations: Format,
     /// Activations have their zero point in the middle of the format.
@@ -61,9 +62,9 @@ pub struct Policy {
 
 impl Policy {
     /// The target's own policy.
-    pub fn of(target: &'static Target) -> Policy {
+    pub fn of(target: &Target) -> Policy {
         Policy {
-            target,
+            target: Arc::new(target.clone()),
             activations: target.activations,
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
@@ -98,9 +99,10 @@ impl Policy {
         let refused = static_input && self.weights.storage.bits() == 8 && node.is("MatMul");
         let size = self.block_size.map(NonZeroUsize::get).filter(|_| !refused);
         let blocks = size.zip(rule.summed_axis(node, shape.len()));
+        let per_channel = self.per_channel && !self.target.one_scale(node.op_type());
         let granularity = match (blocks, rule.channel_axis(node, shape.len())) {
             (Some((size, axis)), _) if shape[axis] >= size => Granularity::Block { axis, size },
-            (_, Some(axis)) if self.per_channel => Granularity::Channel { axis },
+            (_, Some(axis)) if per_channel => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
         let symmetric = self.weights.signed();
@@ -109,11 +111,22 @@ impl Policy {
         Scheme { format: self.weights, symmetric, narrow, granularity }
     }
 
+    /// Parameters that cover the ranges. What is narrower than the target takes is widened upward, as onnxruntime's
+    /// `MinimumRealRange` does.
+    pub(super) fn params(&self, scheme: &Scheme, ranges: &[Range]) -> Result<QuantParams> {
+        let least = self.target.minimum_range as f32;
+        let widened = |r: &Range| Range::new(r.min(), r.max().max(r.min() + least)).unwrap_or(*r);
+        if least == 0.0 {
+            return QuantParams::from_ranges(scheme, ranges);
+        }
+        QuantParams::from_ranges(scheme, &ranges.iter().map(widened).collect::<Vec<_>>())
+    }
+
     /// Whether nodes of this operator are quantized.
     pub fn wants(&self, op: &str) -> bool {
         match &self.operators {
             Some(list) => list.iter().any(|o| o == op),
-            None => self.target.operators.contains(&op),
+            None => self.target.operators.iter().any(|o| o == op),
         }
     }
 
@@ -134,6 +147,25 @@ impl Policy {
             Some(_) => "not among the operators chosen by the user".into(),
             None => format!("target `{}` has no use for it in integers", self.target.name),
         })
+    }
+
+    /// Errors when the target does not take a format.
+    pub fn check_formats(&self) -> Result<()> {
+        let target = &self.target;
+        for (what, format, allowed, formats) in [
+            ("activations", self.activations, target.allows_activations(self.activations), &target.activation_formats),
+            ("weights", self.weights, target.allows_weights(self.weights), &target.weight_formats),
+        ] {
+            if !allowed {
+                let names: Vec<&str> = formats.iter().map(|f| f.name).collect();
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("target `{}` takes no {what} of {}", target.name, format.name),
+                )
+                .hint(format!("formats of {what} are {} there", names.join(", "))));
+            }
+        }
+        Ok(())
     }
 
     /// Errors when weights are to be clipped by a method that asks for samples.

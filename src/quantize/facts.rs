@@ -15,7 +15,7 @@ pub struct Report {
     /// The version of this library.
     pub qdq: &'static str,
     /// The target's name.
-    pub target: &'static str,
+    pub target: String,
     /// The engine that ran the models; `None` if they were not run.
     pub engine: Option<String>,
     /// Opset before and after.

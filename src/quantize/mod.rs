@@ -204,7 +204,7 @@ pub fn quantize_from(
 
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
-        target: policy.target.name,
+        target: policy.target.name.clone(),
         engine: verify.is_some().then(|| executor.name()),
         opset: (model.opset(), written.opset()),
         size: (model.encoded_len(), written.encoded_len()),

@@ -56,7 +56,7 @@ impl Report {
         let mut t = Table::facts("Quantized");
         let bytes = |n: usize| number::bytes(n as u64);
         let (before, after) = self.size;
-        t.fact("target", self.target);
+        t.fact("target", &self.target);
         t.fact("size", format!("{} -> {} ({})", bytes(before), bytes(after), change(before as f64, after as f64)));
         t.fact(
             "opset",

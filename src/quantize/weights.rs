@@ -77,7 +77,7 @@ pub fn quantize_weights(
 
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
-        target: policy.target.name,
+        target: policy.target.name.clone(),
         engine: verify.map(|(_, e)| e.name()),
         opset: (model.opset(), quantized.opset()),
         size: (model.encoded_len(), quantized.encoded_len()),
