@@ -39,6 +39,7 @@
 //! | [`quantize`] | the way of the data, top to bottom |
 //! | [`explain`] | what becomes of everything in a model, and why |
 //! | [`dequantize`] | the way back |
+//! | [`convert`] | from QDQ to QOperator form, and back |
 //!
 //! # Invariants
 //!
@@ -69,6 +70,7 @@
 
 pub mod calibrate;
 pub mod check;
+pub mod convert;
 pub mod dequantize;
 pub mod error;
 pub mod events;

@@ -88,6 +88,7 @@ fn quantize_prints_json_and_markdown() {
         "nodes",
         "steps",
         "rounding",
+        "reformed",
         "skipped",
         "outputs",
         "warnings",

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod check;
+mod convert;
 mod data;
 mod dequantize;
 mod engine;
@@ -29,6 +30,7 @@ enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Calibrate(Box<calibrate::CalibrateArgs>),
     Dequantize(dequantize::DequantizeArgs),
+    Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
     Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Cli::Quantize(args) => args.run(),
         Cli::Calibrate(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
+        Cli::Convert(args) => args.run(),
         Cli::Inspect(args) => args.run(),
         Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),

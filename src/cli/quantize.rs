@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Executor;
 use qdq::model::{Model, Scratch, folder_of};
+use qdq::plan::{Emit, Policy};
 use qdq::quantize::{Quantized, Recipe, quantize_from, quantize_weights};
 use qdq::sample::Samples;
 
@@ -38,6 +39,14 @@ pub struct QuantizeArgs {
     #[arg(long)]
     force: bool,
 
+    /// The form in which what is quantized is written
+    #[arg(long, value_name = "FORM", value_enum, default_value = "qdq")]
+    emit: EmitForm,
+
+    /// With `--emit qoperator`: use operators of onnxruntime's own too, such as com.microsoft.QLinearAdd
+    #[arg(long)]
+    contrib: bool,
+
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -52,6 +61,15 @@ pub struct QuantizeArgs {
 
     #[command(flatten)]
     form: FormArgs,
+}
+
+/// The form in which what is quantized is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EmitForm {
+    /// Float operators between DequantizeLinear and QuantizeLinear
+    Qdq,
+    /// Operators on codes, QLinearConv and QLinearMatMul, where they fit; QDQ elsewhere
+    Qoperator,
 }
 
 /// Gates.
@@ -81,6 +99,7 @@ Examples:
   qdq quantize model.onnx --data-free --input-range -2.2,2.7 -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
   qdq quantize model.onnx --data calib.npz --weights uint4 -o model.int4.onnx
+  qdq quantize model.onnx --data calib.npz --emit qoperator --contrib -o model.qop.onnx
 
 Exit codes:
   0  the model was written, and every gate was met
@@ -118,6 +137,21 @@ impl QuantizeArgs {
         Ok(Gate::verdict(&missed))
     }
 
+    fn emit(&self) -> Result<Emit> {
+        let usage = |what: &str, way_out: &str| Err(Error::new(ErrorKind::Usage, what).hint(way_out));
+        match self.emit {
+            EmitForm::Qdq if self.contrib => {
+                usage("`--contrib` says which operators on codes may be used", "give `--emit qoperator` too")
+            }
+            EmitForm::Qoperator if self.policy.mode == Mode::Weights => usage(
+                "operators on codes take quantized activations, and `--mode weights` leaves them float",
+                "leave out `--emit qoperator`, or `--mode weights`",
+            ),
+            EmitForm::Qdq => Ok(Emit::Qdq),
+            EmitForm::Qoperator => Ok(Emit::QOperator { contrib: self.contrib }),
+        }
+    }
+
     fn quantize(
         &self,
         model: &Model,
@@ -125,7 +159,7 @@ impl QuantizeArgs {
         executor: &dyn Executor,
         progress: &Progress,
     ) -> Result<Quantized> {
-        let policy = self.policy.policy()?;
+        let policy = Policy { emit: self.emit()?, ..self.policy.policy()? };
         if samples.is_none() && (self.gate.min_sqnr.is_some() || self.gate.max_drop.is_some()) {
             return Err(Error::new(ErrorKind::Usage, "a gate needs samples to measure by")
                 .hint("say where samples come from with `--data SOURCE`"));

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::source::moves;
+use super::source::{interpolates, moves};
 use crate::error::Result;
 use crate::model::{At, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor};
+use crate::number::QuantParams;
 
 /// Lets what only moves elements move floats where a DequantizeLinear reads the codes it moves.
 ///
@@ -103,27 +104,36 @@ fn mover(graph: &Graph, id: NodeId) -> Result<Option<Mover>> {
             _ => return Ok(None),
         }
     }
-    let mode = node.string("mode").unwrap_or(if node.is("Pad") { "constant" } else { "nearest" });
-    let mut fill = None;
-    if node.is("Resize")
-        && (mode != "nearest" || node.string("coordinate_transformation_mode") == Some("tf_crop_and_resize"))
-    {
+    if interpolates(node) {
         return Ok(None);
     }
-    if node.is("Pad") && mode == "constant" {
+    let mut fill = None;
+    if fills(node) {
         let Some(params) = params else { return Ok(None) };
-        let code = match node.input_at(2) {
-            None => 0,
-            Some(name) => match graph.constant(name)?.map(|t| t.i64s()) {
-                Some(Ok(code)) if code.len() == 1 && !graph.is_input(name) => code[0],
-                _ => return Ok(None),
-            },
-        };
-        let (scale, zero) = params.channel(0);
-        let real = f64::from((code - i64::from(zero)) as f32 * scale);
-        fill = Some(Tensor::from_f64(graph.stated_dtype(name).unwrap_or(DataType::Float), vec![], &[real])?);
+        let Some(real) = fill_of(graph, node, &params, name)? else { return Ok(None) };
+        fill = Some(real);
     }
     Ok(Some(Mover { id: by, slot, fill }))
+}
+
+/// Whether the node is a Pad that fills with a number.
+pub(super) fn fills(node: &NodeProto) -> bool {
+    node.is("Pad") && node.string("mode").is_none_or(|mode| mode == "constant")
+}
+
+/// The real number that a Pad of codes with these parameters fills with, in the type of their scale; `None` where it is no
+/// constant.
+pub(super) fn fill_of(graph: &Graph, pad: &NodeProto, params: &QuantParams, scale: &str) -> Result<Option<Tensor>> {
+    let code = match pad.input_at(2) {
+        None => 0,
+        Some(name) => match graph.constant(name)?.map(|t| t.i64s()) {
+            Some(Ok(code)) if code.len() == 1 && !graph.is_input(name) => code[0],
+            _ => return Ok(None),
+        },
+    };
+    let (step, zero) = params.channel(0);
+    let real = f64::from((code - i64::from(zero)) as f32 * step);
+    Tensor::from_f64(graph.stated_dtype(scale).unwrap_or(DataType::Float), vec![], &[real]).map(Some)
 }
 
 /// Whether the scale is the one that DynamicQuantizeLinear computes.

@@ -30,7 +30,7 @@ use crate::rule::{OpRule, Role};
 
 use present::Present;
 
-pub use policy::{Patterns, Policy};
+pub use policy::{Emit, Patterns, Policy};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
 pub use weights::opset_of_weights;
@@ -299,13 +299,5 @@ fn seen_as<'a>(graph: &'a Graph, value: &'a str) -> &'a str {
 
 /// The bounds of a ReLU or Clip: `None` where Clip's are no constants.
 fn bounds(graph: &Graph, node: NodeId) -> Option<(f32, f32)> {
-    let node = graph.node(node)?;
-    if node.is("Relu") {
-        return Some((0.0, f32::INFINITY));
-    }
-    let bound = |slot: usize, open: f32| match node.input_at(slot) {
-        None => Some(open),
-        Some(name) => graph.constant(name).ok()??.f32s().ok()?.first().copied(),
-    };
-    Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?))
+    crate::rule::bounds(graph, graph.node(node)?)
 }

@@ -14,6 +14,19 @@ use crate::round::Rounding;
 use crate::rule::{OpRule, RULES, Role};
 use crate::target::Target;
 
+/// The form in which what is quantized is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// Float operators between DequantizeLinear and QuantizeLinear: standard ONNX.
+    #[default]
+    Qdq,
+    /// Operators that compute on codes: those of ONNX's own domain, and if `contrib` onnxruntime's too; QDQ elsewhere.
+    QOperator {
+        /// Whether onnxruntime's own operators may be used.
+        contrib: bool,
+    },
+}
+
 /// How to quantize, and what: the target's wishes under the user's.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -35,6 +48,8 @@ pub struct Policy {
     pub weight_clip: Method,
     /// How weights become codes. Methods that ask for what layers read need samples, and are passed over without.
     pub rounding: Rounding,
+    /// The form in which it is written.
+    pub emit: Emit,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -58,6 +73,7 @@ impl Policy {
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             rounding: Rounding::Nearest,
+            emit: Emit::default(),
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{RoundRow, StepRow};
+use super::{Reformed, RoundRow, StepRow};
 use crate::error::Result;
 use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
@@ -32,6 +32,8 @@ pub struct Report {
     pub steps: Vec<StepRow>,
     /// The weights whose codes were chosen by what they do to outputs, in the order of their layers.
     pub rounding: Vec<RoundRow>,
+    /// The nodes that became operators on codes, where these were asked for.
+    pub reformed: Vec<Reformed>,
     /// What the passes left alone.
     pub skipped: Vec<Skipped>,
     /// Drift of each output against the float model; empty if they were not run.

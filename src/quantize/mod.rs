@@ -5,6 +5,7 @@ mod decide;
 mod facts;
 mod matrix;
 mod ranges;
+mod reformed;
 mod reshape;
 mod rounding;
 mod shrink;
@@ -23,8 +24,8 @@ use crate::events::Events;
 use crate::exec::{Executor, Runner, warm_up};
 use crate::model::{Model, fingerprint};
 use crate::number::Range;
-use crate::pass::{self, Context, InlineFunctions, Insert};
-use crate::plan::{Plan, Policy, Reconstructed, Steps, Switch, watch_list};
+use crate::pass::{self, Context, GatherCodes, InlineFunctions, Insert, ToQOperator};
+use crate::plan::{Emit, Plan, Policy, Reconstructed, Steps, Switch, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 use trial::Trial;
@@ -33,6 +34,8 @@ pub use decide::{Decision, decide, decide_weights};
 pub(crate) use facts::rows as node_rows;
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
+pub use reformed::Reformed;
+pub(crate) use reformed::{reformed, reformed_table, staying_table};
 pub use reshape::StepRow;
 pub use rounding::RoundRow;
 pub use weights::quantize_weights;
@@ -180,6 +183,12 @@ pub fn quantize_from(
     clock.stage("insert");
     let mut quantized = prepared;
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
+    pass::run(&GatherCodes { plan: &plan }, &mut quantized, &mut cx)?;
+    if let Emit::QOperator { contrib } = policy.emit
+        && pass::run(&ToQOperator { contrib }, &mut quantized, &mut cx)? == 0
+    {
+        events.warn("nothing could be written as an operator on codes: the model is in QDQ form");
+    }
     let counts = facts::count(&plan);
     sign(&mut quantized, policy, &counts);
 
@@ -204,6 +213,7 @@ pub fn quantize_from(
         nodes,
         steps: taken,
         rounding,
+        reformed: reformed(&cx.reformed),
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),

@@ -1,7 +1,8 @@
 //! What people read of a quantization.
 
-use super::{Counts, NodeRow, Report, RoundRow, Split};
+use super::{Counts, NodeRow, Report, RoundRow, Split, reformed_table, staying_table};
 use crate::number::decibels;
+use crate::pass::{Pass, ToQOperator};
 use crate::report::{Cell, Column, Table, number};
 use crate::validate::output_table;
 
@@ -42,7 +43,10 @@ impl Split {
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
-        let others = [output_table(&self.outputs), self.rounded(), self.operators(), self.reasons()];
+        let on_codes = reformed_table("Operators on codes", &self.reformed);
+        let in_qdq = self.skipped.iter().filter(|s| s.pass == ToQOperator { contrib: false }.name());
+        let in_qdq = staying_table("Left between DequantizeLinear and QuantizeLinear", in_qdq);
+        let others = [output_table(&self.outputs), self.rounded(), self.operators(), on_codes, in_qdq, self.reasons()];
         let mut tables = vec![self.summary()];
         tables.extend(others.into_iter().filter(|t| !t.rows.is_empty()));
         tables

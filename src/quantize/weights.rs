@@ -92,6 +92,7 @@ pub fn quantize_weights(
         nodes,
         steps: Vec::new(),
         rounding,
+        reformed: Vec::new(),
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),
