@@ -12,8 +12,8 @@ use qdq::exec::Tract;
 use qdq::model::{InputSpec, Model, Scratch, folder_of};
 use qdq::number::{Format, Range};
 use qdq::observe::Method;
-use qdq::plan::{Patterns, Policy, Steps, Switch};
-use qdq::quantize::{Quantized, Recipe, Source, quantize_from, quantize_weights};
+use qdq::plan::{Emit, Patterns, Policy, Steps, Switch};
+use qdq::quantize::{Quantized, Recipe, Source, quantize_dynamic, quantize_from, quantize_weights};
 use qdq::round::Rounding;
 use qdq::sample::Samples;
 use qdq::target::Target;
@@ -116,12 +116,17 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "NODE|GLOB")]
     only: Vec<String>,
 
-    /// What is quantized: activations and weights, or weights alone
+    /// What is quantized, and by what
     #[arg(long, value_name = "MODE", default_value = "static")]
     mode: Mode,
 
+    /// The form in which it is written
+    #[arg(long, value_name = "FORM", value_enum, default_value = "qdq")]
+    emit: EmitForm,
+
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
-    /// test data, or random:N. The static mode needs some; with weights alone they only verify
+    /// test data, or random:N. The static mode needs some; the others are verified by them, and round weights by them where
+    /// `--round` asks for it
     #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
     data: Option<String>,
 
@@ -146,8 +151,22 @@ pub struct QuantizeArgs {
 enum Mode {
     /// Activations, by ranges seen in samples, and weights
     Static,
+    /// Weights, and what Conv, Gemm and MatMul read, by the range it has in each run: needs no samples
+    Dynamic,
     /// Weights alone: needs no samples and little memory; everything computes in float
     Weights,
+}
+
+/// The form in which a quantized model is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EmitForm {
+    /// Standard ONNX: QuantizeLinear and DequantizeLinear; the dynamic mode writes DynamicQuantizeLinear, MatMulInteger and
+    /// ConvInteger
+    Qdq,
+    /// With `--mode weights`, com.microsoft MatMulNBits in the place of MatMul, for ONNX Runtime; in blocks of 32 unless
+    /// `--block-size` says otherwise
+    #[value(name = "matmulnbits")]
+    MatMulNBits,
 }
 
 /// The range of an input.
@@ -306,7 +325,9 @@ Examples:
   qdq quantize model.onnx --data calib.npy --exclude '/head/*' --min-sqnr 20 -o model.int8.onnx
   qdq quantize model.onnx --ranges ranges.json --calibration entropy -o model.int8.onnx
   qdq quantize model.onnx --data-free --input-range -2.2,2.7 -o model.int8.onnx
+  qdq quantize model.onnx --mode dynamic -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
+  qdq quantize huge.onnx --mode weights --weights uint4 --emit matmulnbits -o huge.int4.onnx
   qdq quantize model.onnx --data calib.npz --weights uint4 -o model.int4.onnx
 
 Exit codes:
@@ -359,15 +380,26 @@ impl QuantizeArgs {
             return Err(Error::new(ErrorKind::Usage, "a gate needs samples to measure by")
                 .hint("say where samples come from with `--data SOURCE`"));
         }
-        if self.mode == Mode::Weights {
-            if self.ranges.is_some() {
-                return Err(Error::new(ErrorKind::Usage, "weights alone need no ranges")
-                    .hint("leave `--ranges` out, or `--mode weights`"));
+        if self.mode != Mode::Static {
+            let (what, mode) = match self.mode {
+                Mode::Dynamic => ("activations take the range of each run, and need no other", "`--mode dynamic`"),
+                _ => ("weights alone need no ranges", "`--mode weights`"),
+            };
+            let given = [(self.ranges.is_some(), "`--ranges`"), (self.data_free, "`--data-free`")];
+            if let Some((_, option)) = given.into_iter().find(|(given, _)| *given) {
+                return Err(Error::new(ErrorKind::Usage, what).hint(format!("leave {option} out, or {mode}")));
             }
             let verify = samples.map(|s| (s, &Tract as _));
             // What is verified by running it fits memory; what is not may be larger.
             let scratch = samples.is_none().then(|| Scratch::new(folder_of(&self.output)));
-            return quantize_weights(model, &policy, verify, scratch, progress);
+            return match self.mode {
+                Mode::Dynamic => quantize_dynamic(model, &policy, verify, scratch, progress),
+                _ => quantize_weights(model, &policy, verify, scratch, progress),
+            };
+        }
+        if policy.emit == Emit::MatMulNBits {
+            return Err(Error::new(ErrorKind::Usage, "MatMulNBits reads floats, which the static mode quantizes")
+                .hint("quantize `--mode weights`, or leave out `--emit matmulnbits`"));
         }
         let file = self.ranges.as_deref().map(read_ranges).transpose()?;
         let given = self.input_ranges(model)?;
@@ -378,7 +410,7 @@ impl QuantizeArgs {
             (None, None) => {
                 let what = "activations are quantized by what samples show, and there are none";
                 return Err(Error::new(ErrorKind::Usage, what)
-                    .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode weights` alone"));
+                    .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode dynamic` or `--mode weights`"));
             }
         };
         quantize_from(model, source, &Recipe { policy }, &Tract, progress)
@@ -413,7 +445,14 @@ impl QuantizeArgs {
         if self.storage == StorageForm::Int8 {
             policy.weights = policy.weights.widened();
         }
-        policy.block_size = self.block_size;
+        policy.emit = match self.emit {
+            EmitForm::Qdq => Emit::Qdq,
+            EmitForm::MatMulNBits => Emit::MatMulNBits,
+        };
+        policy.block_size = match policy.emit {
+            Emit::MatMulNBits => self.block_size.or(NonZeroUsize::new(32)),
+            Emit::Qdq => self.block_size,
+        };
         policy.calibration = self.calibration;
         policy.weight_clip = self.weight_clip;
         let shown = self.data.is_some() && self.ranges.is_none() && !self.data_free;

@@ -13,9 +13,10 @@ use crate::model::{At, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tens
 /// after:  q = QuantizeLinear(x), d = DequantizeLinear(q), y = MaxPool(d)
 /// ```
 ///
-/// Exact, since all elements share a scale and their order is kept. What else reads the codes goes on doing so. A Pad
-/// gets the real number that its code stands for. Left as they are: several scales, Resize that interpolates, codes
-/// whose parameters are neither constants nor those of DynamicQuantizeLinear.
+/// Exact, since all elements share a scale and their order is kept; or have one a column, where Gather picks whole rows of a
+/// constant. What else reads the codes goes on doing so. A Pad gets the real number that its code stands for. Left as they are:
+/// several scales elsewhere, Resize that interpolates, codes whose parameters are neither constants nor those of
+/// DynamicQuantizeLinear.
 pub(super) fn lift(graph: &mut Graph) -> Result<()> {
     let mut twins: HashMap<(NodeId, Vec<String>), NodeId> = HashMap::new();
     let mut queue: Vec<NodeId> = graph.node_ids();
@@ -100,6 +101,8 @@ fn mover(graph: &Graph, id: NodeId) -> Result<Option<Mover>> {
     if constant {
         match Linear::read(graph, dequantize).and_then(|l| l.params(0)) {
             Ok(p) if p.axis().is_none() => params = Some(p),
+            // The axis is counted from behind, and means the same before and after.
+            Ok(_) if dequantize.int("axis") == Some(-1) && keeps_last_axis(graph, node) => {}
             _ => return Ok(None),
         }
     }
@@ -124,6 +127,15 @@ fn mover(graph: &Graph, id: NodeId) -> Result<Option<Mover>> {
         fill = Some(Tensor::from_f64(graph.stated_dtype(name).unwrap_or(DataType::Float), vec![], &[real])?);
     }
     Ok(Some(Mover { id: by, slot, fill }))
+}
+
+/// Whether a Gather picks from a constant along another axis than its last.
+fn keeps_last_axis(graph: &Graph, node: &NodeProto) -> bool {
+    let Some(dims) = node.input_at(0).and_then(|t| graph.constant_dims(t)).filter(|_| node.is("Gather")) else {
+        return false;
+    };
+    let (rank, axis) = (dims.len() as i64, node.int("axis").unwrap_or(0));
+    rank > 1 && axis != -1 && axis != rank - 1
 }
 
 /// Whether the scale is the one that DynamicQuantizeLinear computes.

@@ -4,6 +4,7 @@
 //! QuantizeLinear, which computes the same up to the order of rounding: that is how engines run them, and the first
 //! step back to float.
 
+mod dynamic;
 mod expand;
 mod form;
 mod lift;
@@ -12,7 +13,9 @@ mod source;
 mod sums;
 mod table;
 
+pub use dynamic::quantize_by_own_range;
 pub use expand::expand;
+pub use packed::{Packed, pack_blocks};
 pub use source::{Source, code_type, moves, source};
 pub use sums::scaling_nodes;
 pub use table::{IntegerOp, OPERATORS, Operand, Operands, Output, Style, computes_on_codes, handles_codes};

@@ -23,9 +23,9 @@ use crate::rule::{OpRule, Role};
 
 use present::Present;
 
-pub use policy::{Patterns, Policy};
+pub use policy::{Emit, Patterns, Policy};
 pub use steps::{Steps, Switch};
-pub use weights::opset_of_weights;
+pub use weights::{Mode, opset_of_weights};
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +58,12 @@ pub enum Verdict {
     Quantized,
     /// Goes, because the quantized range of its output does its work.
     Absorbed,
+    /// Computes in integers: what it reads is quantized by the range that it has in each run.
+    Dynamic,
     /// Computes in float, with a weight that is stored as codes.
     WeightOnly,
+    /// Becomes MatMulNBits, whose weight is codes packed in blocks.
+    Packed,
     /// Computes in float.
     Float,
     /// Was quantized in the given model, and stays as it is.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::Steps;
+use super::{Mode, Steps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, Scheme};
@@ -12,6 +12,17 @@ use crate::observe::Method;
 use crate::round::Rounding;
 use crate::rule::{OpRule, RULES, Role};
 use crate::target::Target;
+
+/// The form in which what is quantized is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// Float operators between DequantizeLinear and QuantizeLinear: standard ONNX.
+    #[default]
+    Qdq,
+    /// com.microsoft MatMulNBits in the place of a MatMul whose weight alone is quantized, in blocks along its inputs; QDQ
+    /// elsewhere.
+    MatMulNBits,
+}
 
 /// How to quantize, and what: the target's wishes under the user's.
 #[derive(Debug, Clone)]
@@ -34,6 +45,8 @@ pub struct Policy {
     pub weight_clip: Method,
     /// How weights become codes. Methods that ask for what layers read need samples, and are passed over without.
     pub rounding: Rounding,
+    /// The form in which it is written.
+    pub emit: Emit,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -57,6 +70,7 @@ impl Policy {
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             rounding: Rounding::Nearest,
+            emit: Emit::default(),
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),
@@ -93,6 +107,15 @@ impl Policy {
         Scheme { format: self.weights, symmetric, narrow, granularity }
     }
 
+    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what was picked can
+    /// be dequantized behind, instead of the whole table ahead.
+    pub fn table_scheme(&self) -> Scheme {
+        let symmetric = self.weights.signed();
+        let format = if symmetric { Format::INT8 } else { Format::UINT8 };
+        let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
+        Scheme { format, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+    }
+
     /// Whether nodes of this operator are quantized.
     pub fn wants(&self, op: &str) -> bool {
         match &self.operators {
@@ -118,6 +141,35 @@ impl Policy {
             Some(_) => "not among the operators chosen by the user".into(),
             None => format!("target `{}` has no use for it in integers", self.target.name),
         })
+    }
+
+    /// Errors when a mode that needs no ranges cannot be had with the rest of the policy: integer operators multiply bytes without
+    /// blocks, and DynamicQuantizeLinear makes affine uint8; MatMulNBits takes float inputs, and blocks of 16, 32, 64, 128 or 256.
+    pub fn check_mode(&self, mode: Mode) -> Result<()> {
+        let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
+        match (mode, self.emit) {
+            (Mode::Dynamic, _) if self.weights.storage.bits() != 8 => {
+                let what = format!("integer operators multiply bytes, and `{}` is stored in less", self.weights.name);
+                wrong(&what, "store codes in a byte each with `--storage int8`, or quantize `--mode weights`")
+            }
+            (Mode::Dynamic, _) if self.block_size.is_some() => wrong(
+                "integer operators sum up over all inputs, which therefore have one scale",
+                "leave out `--block-size`, or quantize `--mode weights`",
+            ),
+            (Mode::Dynamic, _) if self.activations != Format::UINT8 || self.symmetric_activations => wrong(
+                "DynamicQuantizeLinear makes affine uint8, and nothing else",
+                "leave out `--activations` and `--symmetric-activations`, or give samples and go `--mode static`",
+            ),
+            (Mode::Dynamic, Emit::MatMulNBits) => {
+                wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
+            }
+            (Mode::Weights, Emit::MatMulNBits)
+                if !self.block_size.is_some_and(|n| n.is_power_of_two() && (16..=256).contains(&n.get())) =>
+            {
+                wrong("MatMulNBits has blocks of 16, 32, 64, 128 or 256", "give one of them with `--block-size`")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Errors when weights are to be clipped by a method that asks for samples.
