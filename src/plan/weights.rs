@@ -9,10 +9,13 @@ use super::{ConstantDecision, Emit, NodeDecision, Part, Plan, Policy, Present, V
 use crate::error::{Place, Result};
 use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, dtype_name, release};
 use crate::number::{Granularity, QuantParams, Scheme};
-use crate::rule::{OpRule, Role};
+use crate::rule::{OpRule, Role, WeightMatrix};
 
 /// A table with fewer numbers is not worth the node that dequantizes what was picked from it.
 const SMALL_TABLE: usize = 4096;
+
+/// A layer with fewer inputs or outputs than this is faster in float than what it reads is quantized.
+const SLIGHT: usize = 16;
 
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,9 @@ impl Plan {
             match outcome? {
                 Ok(decision) => {
                     let (verdict, reason) = form(graph, policy, mode, at, &decision);
-                    plan.constants.insert(at, decision);
+                    if verdict != Verdict::Float {
+                        plan.constants.insert(at, decision);
+                    }
                     plan.nodes.push(NodeDecision { node, verdict, reason });
                 }
                 Err(reason) => plan.nodes.push(float(node, reason)),
@@ -73,6 +78,12 @@ fn form(graph: &Graph, policy: &Policy, mode: Mode, at: Use, decision: &Constant
         return (Verdict::WeightOnly, "its table is stored as codes".into());
     }
     match (mode, policy.emit) {
+        (Mode::Dynamic, _) if is_slight(graph, node, &decision.initializer) => {
+            let why = format!(
+                "fewer than {SLIGHT} inputs or outputs a sum: quantizing what it reads costs more than it saves"
+            );
+            (Verdict::Float, why)
+        }
         (Mode::Dynamic, _) => match dynamic_refusal(graph, node, &decision.initializer) {
             None => (Verdict::Dynamic, "it computes in integers, by the range of its input in each run".into()),
             Some(reason) => float(&reason),
@@ -83,6 +94,13 @@ fn form(graph: &Graph, policy: &Policy, mode: Mode, at: Use, decision: &Constant
             Some(reason) => float(reason),
         },
     }
+}
+
+/// Whether the sums of a node are of too few products, or there are too few of them, to make good for quantizing what it reads.
+fn is_slight(graph: &Graph, node: &NodeProto, weight: &str) -> bool {
+    let shape = graph.constant_dims(weight).unwrap_or_default();
+    let shape: Vec<usize> = shape.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+    WeightMatrix::of(node, &shape).is_some_and(|m| m.rows < SLIGHT || m.columns < SLIGHT)
 }
 
 /// Why a node does not compute in integers.
