@@ -170,6 +170,7 @@ mod tests {
             byte("z", 10),
             byte("fill", 12),
             Tensor::from_i64(vec![2], vec![1, 1]).to_proto("n"),
+            Tensor::new(DataType::Uint8, vec![3, 2], vec![1; 6].into()).unwrap().to_proto("table"),
         ];
         let mut m = model(13, graph("x", nodes, constants, outputs));
         lift(&mut m.graph).unwrap();
@@ -196,6 +197,20 @@ mod tests {
             "y = Transpose(m_dequantized) perm=[0]",
         ];
         assert_eq!(lifted(nodes, "y").0, want);
+    }
+
+    #[test]
+    fn scales_of_columns_move_ahead_of_what_picks_rows() {
+        let pick = |axis: i64, scales: i64| {
+            let gather = node("Gather", "table x", "g", &[attribute::int("axis", axis)]);
+            lifted(vec![gather, node("DequantizeLinear", "g ss", "y", &[attribute::int("axis", scales)])], "y").0
+        };
+        let want =
+            ["table_dequantized = DequantizeLinear(table, ss) axis=-1", "y = Gather(table_dequantized, x) axis=0"];
+        assert_eq!(pick(0, -1), want);
+        for (axis, scales) in [(1, -1), (-1, -1), (0, 1)] {
+            assert_eq!(pick(axis, scales).last().unwrap(), &format!("y = DequantizeLinear(g, ss) axis={scales}"));
+        }
     }
 
     #[test]

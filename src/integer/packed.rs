@@ -225,6 +225,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_packed_reads_back() {
+        // Three rows in blocks of two: the last one is half empty.
+        let codes = [1, -8, 7, 0, -3, 5];
+        let scales = Tensor::from_f32(vec![2, 2], vec![0.5, 1.0, 2.0, 4.0]);
+        let signed = pack_blocks([3, 2], &codes, &scales, &[0; 4], (2, 4, true)).unwrap();
+        assert_eq!(signed.codes.shape(), [2, 2, 1]);
+        assert_eq!(signed.codes.bytes()[..], [0xf9, 0x85, 0x80, 0x8d]);
+        assert_eq!((&signed.scales.f32s().unwrap()[..], signed.zero_points), (&[0.5, 2.0, 1.0, 4.0][..], None));
+        let unsigned = pack_blocks([3, 2], &[1, 2, 3, 4, 5, 6], &scales, &[9, 10, 11, 12], (2, 4, false)).unwrap();
+        assert_eq!(unsigned.codes.bytes()[..], [0x31, 0xb5, 0x42, 0xc6]);
+        assert_eq!(unsigned.zero_points.unwrap().bytes()[..], [0xb9, 0xca]);
+        for wrong in [
+            pack_blocks([3, 2], &codes[..5], &scales, &[0; 4], (2, 4, true)),
+            pack_blocks([3, 2], &codes, &scales, &[0; 3], (2, 4, true)),
+            pack_blocks([3, 2], &codes, &scales, &[0; 4], (2, 3, true)),
+            pack_blocks([3, 2], &codes, &scales, &[0; 4], (0, 4, true)),
+        ] {
+            assert!(wrong.unwrap_err().to_string().contains("do not fit"));
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         for (attributes, why) in [
             (&[("bits", 3)][..], "number of bits"),

@@ -17,13 +17,16 @@ const SMALL_TABLE: usize = 4096;
 /// A layer with fewer inputs or outputs than this is faster in float than what it reads is quantized.
 const SLIGHT: usize = 16;
 
+/// By how much zero points must lower the power of the noise of a signed weight, 3 dB, to be worth the sums that they cost.
+const WORTH_ZERO_POINTS: f64 = 2.0;
+
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// They stay float.
     Weights,
     /// They are quantized by the range that they have in each run, to uint8, where the node has a form in integers; they stay float
-    /// elsewhere (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
+    /// elsewhere. Signed weights then have zero points where these halve their noise (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
     Dynamic,
 }
 
@@ -78,13 +81,12 @@ fn form(graph: &Graph, policy: &Policy, mode: Mode, at: Use, decision: &Constant
         return (Verdict::WeightOnly, "its table is stored as codes".into());
     }
     match (mode, policy.emit) {
-        (Mode::Dynamic, _) if is_slight(graph, node, &decision.initializer) => {
-            let why = format!(
-                "fewer than {SLIGHT} inputs or outputs a sum: quantizing what it reads costs more than it saves"
-            );
-            (Verdict::Float, why)
-        }
         (Mode::Dynamic, _) => match dynamic_refusal(graph, node, &decision.initializer) {
+            None if is_slight(graph, node, &decision.initializer) => {
+                let why =
+                    format!("it has fewer than {SLIGHT} inputs or outputs: quantizing what it reads does not pay");
+                (Verdict::Float, why)
+            }
             None => (Verdict::Dynamic, "it computes in integers, by the range of its input in each run".into()),
             Some(reason) => float(&reason),
         },
@@ -223,13 +225,25 @@ fn fit(graph: &Graph, policy: &Policy, mode: Mode, at: Use) -> Result<Result<Con
         return Ok(Err(format!("its weight `{initializer}` holds no number")));
     }
     let scheme = scheme(policy, mode, rule, node, tensor.shape());
-    let ranges = weight_ranges(&tensor, &scheme, policy.weight_clip);
+    let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
+        let Ok(ranges) = weight_ranges(&tensor, scheme, policy.weight_clip) else { return Ok(None) };
+        let params = QuantParams::from_ranges_stored(scheme, &ranges, |scale| stored(tensor.dtype(), scale));
+        params.map(Some).at(|| format!("initializer `{initializer}`"))
+    };
+    let mut chosen = params(&scheme)?;
+    // MatMulInteger takes a zero point a column.
+    if mode == Mode::Dynamic && scheme.symmetric && !node.is("Conv") && !node.is("ConvTranspose") {
+        let affine = params(&Scheme { symmetric: false, narrow: false, ..scheme })?;
+        let noise =
+            |p: &Option<QuantParams>| p.iter().flat_map(|p| p.scales()).map(|&s| f64::from(s).powi(2)).sum::<f64>();
+        if noise(&affine) * WORTH_ZERO_POINTS < noise(&chosen) {
+            chosen = affine;
+        }
+    }
     release(tensor.bytes());
-    let Ok(ranges) = ranges else {
+    let Some(params) = chosen else {
         return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));
     };
-    let params = QuantParams::from_ranges_stored(&scheme, &ranges, |scale| stored(tensor.dtype(), scale))
-        .at(|| format!("initializer `{initializer}`"))?;
     Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight, chosen: None }))
 }
 
