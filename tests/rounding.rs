@@ -197,6 +197,31 @@ fn a_bias_makes_good_what_is_left_of_the_mean() {
 }
 
 #[test]
+fn codes_of_few_samples_are_good_for_others() {
+    let layer = Layer {
+        about: "more columns than patches",
+        op: "MatMul",
+        attributes: vec![],
+        input: &[2, 48],
+        weight: &[48, 16],
+        bias: None,
+        output: &[2, 16],
+    };
+    let (model, few, others) = (layer.model(), layer.samples(8), InMemory(layer.samples(120).0.split_off(8)));
+    let on_others = |rounding| {
+        let found = quantized(&model, &few, &policy(Format::INT4, rounding));
+        let seen = validate(&model, &found.model, &others, &Questions::default(), &Tract, &Silent).unwrap();
+        (seen.outputs[0].sqnr_db.unwrap(), found.report.rounding.first().map(|row| row.shrinkage))
+    };
+    let (nearest, _) = on_others(Rounding::Nearest);
+    for rounding in [Rounding::Descent, Rounding::Gptq(Default::default()), Rounding::AUTO] {
+        let (chosen, shrinkage) = on_others(rounding);
+        assert!(shrinkage.unwrap() > 0.0, "{rounding}");
+        assert!(chosen > nearest + 1.0, "{rounding}: {chosen} dB, nearest {nearest}");
+    }
+}
+
+#[test]
 fn every_method_and_format_is_better_than_the_nearest_codes() {
     let layer = &layers()[1];
     let (model, samples) = (layer.model(), layer.samples(8));

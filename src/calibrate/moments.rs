@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use multiversion::multiversion;
 use nalgebra::{DMatrixView, DMatrixViewMut, Dyn};
 
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::{Runner, Seen, spread};
 use crate::number::sum;
-use crate::rule::{PatchView, Patches};
+use crate::rule::{Look, PatchView, Patches};
 use crate::sample::Samples;
 
-/// Patches that are laid out at a time.
-const CHUNK: usize = 1024;
+/// Windows of an image that are enough of it: neighbours tell little that is new.
+const LOOK: Look = Look { at_a_time: 1024, enough: 2048 };
+/// Where a sample has fewer patches than the columns over this, those of several samples are multiplied together: the products
+/// are many more numbers than the patches then.
+const FEW: usize = 6;
+/// So many numbers of patches wait to be multiplied at most.
+const WAITING: usize = 1 << 19;
 
 /// The first and second moments of the patches that a layer reads, one set for each group of channels.
 ///
@@ -69,9 +75,9 @@ impl PatchMoments {
         }
     }
 
-    /// Bytes that the moments of such patches take.
+    /// Bytes that both halves of the moments of such patches take.
     pub fn size(patches: &Patches) -> usize {
-        8 * patches.groups() * patches.columns() * (patches.columns() + 1)
+        16 * patches.groups() * patches.columns() * (patches.columns() + 1)
     }
 
     /// Adds those of other patches of the same kind.
@@ -82,27 +88,24 @@ impl PatchMoments {
         self.products.iter_mut().zip(&other.products).for_each(add);
     }
 
-    /// Adds those of a sample.
-    fn add(&mut self, part: &Part) {
-        self.count += part.count;
+    /// Adds products of patches of one group: the half up to the diagonal, row by row.
+    fn add_products(&mut self, group: usize, part: &[f32]) {
         let columns = self.columns.max(1);
-        for (sums, part) in self.sums.iter_mut().zip(part.sums.chunks(columns)) {
-            sums.iter_mut().zip(part).for_each(|(all, &x)| *all += x);
-        }
-        for (products, part) in self.products.iter_mut().zip(part.products.chunks(columns * columns)) {
-            for (row, (all, part)) in products.chunks_mut(columns).zip(part.chunks(columns)).enumerate() {
-                all[..=row].iter_mut().zip(&part[..=row]).for_each(|(all, &x)| *all += f64::from(x));
-            }
+        for (row, (all, part)) in self.products[group].chunks_mut(columns).zip(part.chunks(columns)).enumerate() {
+            all[..=row].iter_mut().zip(&part[..=row]).for_each(|(all, &x)| *all += f64::from(x));
         }
     }
 }
 
-/// The moments of one sample: of the products the half up to the diagonal, row by row.
+/// The moments of one sample, or its patches where those are few.
 #[derive(Default)]
 struct Part {
-    count: f64,
+    count: usize,
     sums: Vec<f64>,
+    /// Of each group the half up to the diagonal, row by row.
     products: Vec<f32>,
+    /// Of each group `[count, columns]`.
+    patches: Vec<f32>,
 }
 
 impl Part {
@@ -110,26 +113,84 @@ impl Part {
     fn take(&mut self, x: &[f32], shape: &[usize], patches: &Patches) -> bool {
         let Some(places) = patches.places(shape) else { return false };
         let (groups, columns) = (patches.groups(), patches.columns());
-        self.count = places.count() as f64;
+        let few = places.count() * FEW < columns;
+        self.count = 0;
         self.sums.clear();
         self.sums.resize(groups * columns, 0.0);
         self.products.clear();
-        self.products.resize(groups * columns * columns, 0.0);
-        if columns > 0 {
-            let sums = self.sums.chunks_mut(columns);
-            let parts = sums.zip(self.products.chunks_mut(columns * columns));
-            for (group, (sums, products)) in parts.enumerate() {
-                patches.visit(x, &places, group, CHUNK, |view| {
-                    add_sums(&view, sums);
-                    add_products(&view, columns, products);
-                });
-            }
+        self.patches.clear();
+        if !few {
+            self.products.resize(groups * columns * columns, 0.0);
+        }
+        for (group, sums) in self.sums.chunks_mut(columns.max(1)).enumerate() {
+            let mut count = 0;
+            patches.visit(x, &places, group, LOOK, |view| {
+                count += view.count;
+                add_sums(&view, sums);
+                if few {
+                    let at = |p: usize, c: usize| view.numbers[c * view.column_stride + p * view.patch_stride];
+                    self.patches.extend((0..view.count).flat_map(|p| (0..columns).map(move |c| at(p, c))));
+                } else {
+                    let size = columns * columns;
+                    add_products(&view, columns, &mut self.products[group * size..(group + 1) * size]);
+                }
+            });
+            self.count = count;
         }
         true
     }
 
     fn is_finite(&self) -> bool {
-        self.products.iter().all(|x| x.is_finite())
+        self.products.iter().chain(&self.patches).all(|x| x.is_finite())
+    }
+}
+
+/// Every other sample of a tap: its moments, and patches that wait to be multiplied.
+struct Half {
+    moments: PatchMoments,
+    /// Of each group, `[patches, columns]`.
+    waiting: Vec<Vec<f32>>,
+}
+
+impl Half {
+    fn new(patches: &Patches) -> Half {
+        Half { moments: PatchMoments::new(patches), waiting: vec![Vec::new(); patches.groups()] }
+    }
+
+    fn add(&mut self, part: &Part) {
+        let columns = self.moments.columns.max(1);
+        self.moments.count += part.count as f64;
+        for (sums, part) in self.moments.sums.iter_mut().zip(part.sums.chunks(columns)) {
+            sums.iter_mut().zip(part).for_each(|(all, &x)| *all += x);
+        }
+        for (group, products) in part.products.chunks(columns * columns).enumerate() {
+            self.moments.add_products(group, products);
+        }
+        let size = (part.count * columns).max(1);
+        self.waiting.iter_mut().zip(part.patches.chunks(size)).for_each(|(waiting, part)| waiting.extend(part));
+        if self.waiting.iter().map(Vec::len).sum::<usize>() >= WAITING {
+            self.settle();
+        }
+    }
+
+    /// Multiplies what waits.
+    fn settle(&mut self) {
+        let columns = self.moments.columns;
+        let mut products = vec![0f32; columns * columns];
+        for (group, waiting) in self.waiting.iter_mut().enumerate().filter(|(_, waiting)| !waiting.is_empty()) {
+            products.fill(0.0);
+            let count = waiting.len() / columns;
+            let view = PatchView { numbers: waiting, column_stride: 1, patch_stride: columns, count };
+            add_products(&view, columns, &mut products);
+            self.moments.add_products(group, &products);
+            waiting.clear();
+        }
+    }
+
+    fn finish(mut self) -> PatchMoments {
+        self.settle();
+        self.moments.complete();
+        self.moments
     }
 }
 
@@ -148,6 +209,20 @@ fn add_sums(view: &PatchView<'_>, sums: &mut [f64]) {
 /// So many columns of products are made together, with the rows up to their diagonal.
 const PANEL: usize = 192;
 
+/// Up to so many columns are multiplied one by one: a matrix product's preparation would take longer than the product.
+const NARROW: usize = 16;
+
+/// The sum of the products of two columns.
+#[multiversion(targets = "simd")]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let (mut lanes, whole) = ([0f32; LANES], a.len() / LANES * LANES);
+    for (a, b) in a[..whole].chunks_exact(LANES).zip(b[..whole].chunks_exact(LANES)) {
+        (0..LANES).for_each(|i| lanes[i] += a[i] * b[i]);
+    }
+    lanes.iter().sum::<f32>() + a[whole..].iter().zip(&b[whole..]).map(|(a, b)| a * b).sum::<f32>()
+}
+
 /// Adds up the product of each patch with itself.
 fn add_products(view: &PatchView<'_>, columns: usize, products: &mut [f32]) {
     let (count, numbers, down, along) = (view.count, view.numbers, view.column_stride, view.patch_stride);
@@ -160,6 +235,13 @@ fn add_products(view: &PatchView<'_>, columns: usize, products: &mut [f32]) {
                 let by = patch[row];
                 all[..=row].iter_mut().zip(&patch).for_each(|(all, x)| *all += by * x);
             }
+        }
+        return;
+    }
+    if columns <= NARROW && along == 1 {
+        let column = |c: usize| &numbers[c * down..c * down + count];
+        for (row, all) in products.chunks_mut(columns).enumerate() {
+            all[..=row].iter_mut().enumerate().for_each(|(c, all)| *all += dot(column(row), column(c)));
         }
         return;
     }
@@ -187,7 +269,7 @@ struct Desk {
 
 struct Line {
     next: usize,
-    moments: PatchMoments,
+    halves: [Half; 2],
     broken: bool,
 }
 
@@ -203,7 +285,7 @@ impl Desk {
             return;
         }
         match part {
-            Some(part) if part.is_finite() => line.moments.add(part),
+            Some(part) if part.is_finite() => line.halves[sample % 2].add(part),
             Some(_) => line.broken = true,
             None => {}
         }
@@ -215,8 +297,8 @@ impl Desk {
 /// A watched value, by its place, and the patches that layers read of it.
 pub(crate) type Tap = (usize, Patches);
 
-/// Runs the samples in `picks` and gathers the moments of what the taps see; `None` for those whose value never fits the patches,
-/// or holds numbers that are not finite.
+/// Runs the samples in `picks` and gathers the moments of what the taps see, those of every other sample apart from those of the
+/// samples between; `None` for taps whose value never fits the patches, or holds numbers that are not finite.
 ///
 /// Products are made in f32 for each sample, and added up in f64 in the order of the samples: the outcome does not depend on
 /// the number of threads. Memory is that of the moments, and a sample's for each thread.
@@ -226,9 +308,9 @@ pub(crate) fn gather_moments(
     samples: &dyn Samples,
     picks: &[usize],
     events: &dyn Events,
-) -> Result<Vec<Option<PatchMoments>>> {
+) -> Result<Vec<Option<[PatchMoments; 2]>>> {
     let desk = |(_, patches): &Tap| Desk {
-        line: Mutex::new(Line { next: 0, moments: PatchMoments::new(patches), broken: false }),
+        line: Mutex::new(Line { next: 0, halves: [(); 2].map(|()| Half::new(patches)), broken: false }),
         moved: Condvar::new(),
     };
     let desks: Vec<Desk> = taps.iter().map(desk).collect();
@@ -248,9 +330,11 @@ pub(crate) fn gather_moments(
         worker.run(&sample, &mut see).at(|| format!("sample {}", picks[i])).map(drop)
     })?;
     let found = |desk: Desk| {
-        let mut line = desk.line.into_inner().unwrap_or_else(PoisonError::into_inner);
-        line.moments.complete();
-        (line.moments.count > 0.0 && !line.broken).then_some(line.moments)
+        let line = desk.line.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let halves = line.halves.map(Half::finish);
+        let seen = halves.iter().any(|half| half.count > 0.0);
+        let finite = halves.iter().flat_map(|half| &half.products).flatten().all(|x| x.is_finite());
+        (seen && finite && !line.broken).then_some(halves)
     };
     Ok(desks.into_iter().map(found).collect())
 }

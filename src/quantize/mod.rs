@@ -2,9 +2,12 @@
 
 mod data_free;
 mod facts;
+mod matrix;
 mod ranges;
 mod reshape;
 mod rounding;
+mod shrink;
+mod solve;
 mod steps;
 mod tables;
 mod trial;

@@ -1,20 +1,20 @@
 //! Weights become codes by what they do to the outputs of their layers.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
 use serde::Serialize;
+
+use super::solve::solve;
 
 use crate::calibrate::{PatchMoments, gather_moments};
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{DataType, Graph, Model, NodeExt, Tensor, Use};
-use crate::number::{Grid, QuantParams, decibels};
+use crate::model::{Graph, Model, NodeExt, Tensor, Use};
+use crate::number::{QuantParams, decibels};
 use crate::pass::has_bias;
-use crate::plan::{ChosenCodes, Part, Plan, Reconstructed};
-use crate::round::{GridOf, Problem, Rounding, objective, round, seek_scales};
+use crate::plan::{Part, Plan, Reconstructed};
+use crate::round::Rounding;
 use crate::rule::{ChannelIndex, Patches, WeightMatrix};
 use crate::sample::Samples;
 
@@ -31,8 +31,10 @@ pub struct RoundRow {
     pub operator: String,
     /// The method that most of its rows owe their codes to.
     pub method: &'static str,
-    /// The power of the error of the layer's output relative to that of the output, with the nearest codes; `None` where the
-    /// output is 0.
+    /// How far the covariances of what it reads were drawn to zero, from 0 to 1, so that the codes hold for other samples too.
+    pub shrinkage: f64,
+    /// The power of the error of the layer's output relative to that of the output, on the samples, with the nearest codes;
+    /// `None` where the output is 0.
     pub before: Option<f64>,
     /// The same with the codes that were chosen.
     pub after: Option<f64>,
@@ -54,16 +56,16 @@ pub(super) struct Source<'a> {
 }
 
 /// A weight to be rounded.
-struct Layer {
-    initializer: String,
+pub(super) struct Layer {
+    pub initializer: String,
     /// Where it is read; several layers may share a weight.
-    uses: Vec<Use>,
-    patches: Patches,
-    matrix: WeightMatrix,
-    weight: Tensor,
-    params: QuantParams,
+    pub uses: Vec<Use>,
+    pub patches: Patches,
+    pub matrix: WeightMatrix,
+    pub weight: Tensor,
+    pub params: QuantParams,
     /// Whether a bias can make good what rounding does to the mean.
-    biased: bool,
+    pub biased: bool,
 }
 
 /// Chooses codes for the weights of the plan, in the graph itself and not in its bodies, by the second moments of what their
@@ -85,10 +87,10 @@ pub(super) fn reconstruct(
         let count = fitting(&model.graph, rest);
         let (now, later) = rest.split_at(count);
         let moments = moments_of(model, now, source)?;
-        for (layer, moments) in now.iter().zip(moments) {
-            let Some(moments) = moments else { continue };
+        for (layer, halves) in now.iter().zip(moments) {
+            let Some(halves) = halves else { continue };
             let at = || format!("initializer `{}`", layer.initializer);
-            let (weight, row) = solve(&model.graph, layer, &moments, rounding).at(at)?;
+            let (weight, row) = solve(&model.graph, layer, halves, rounding).at(at)?;
             found.insert(layer.initializer.clone(), weight);
             rows.push(row);
         }
@@ -150,8 +152,8 @@ fn fitting(graph: &Graph, layers: &[Layer]) -> usize {
     layers.len()
 }
 
-/// The moments of each layer, those of all places where its weight is read together.
-fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Vec<Option<PatchMoments>>> {
+/// The moments of each layer, in halves, those of all places where its weight is read together.
+fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Vec<Option<[PatchMoments; 2]>>> {
     let graph = &model.graph;
     let (mut values, mut taps): (Vec<&str>, Vec<(usize, Patches)>) = (Vec::new(), Vec::new());
     let mut wanted = Vec::new();
@@ -178,13 +180,13 @@ fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Ve
     wanted.iter().flatten().for_each(|&tap| left[tap] += 1);
     let mut of_layers = Vec::with_capacity(layers.len());
     for taps in wanted {
-        let mut total: Option<PatchMoments> = None;
+        let mut total: Option<[PatchMoments; 2]> = None;
         for tap in taps {
             left[tap] -= 1;
             let one = if left[tap] == 0 { found[tap].take() } else { found[tap].clone() };
             total = match (total, one) {
                 (Some(mut total), Some(one)) => {
-                    total.merge(&one);
+                    total.iter_mut().zip(&one).for_each(|(total, one)| total.merge(one));
                     Some(total)
                 }
                 (total, one) => total.or(one),
@@ -193,113 +195,4 @@ fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Ve
         of_layers.push(total);
     }
     Ok(of_layers)
-}
-
-/// The grids of one matrix of a layer, and where each stands among those of the weight.
-struct Grids {
-    grids: Vec<Grid>,
-    places: Vec<usize>,
-    row_base: Vec<usize>,
-    place: Vec<usize>,
-}
-
-impl Grids {
-    /// `group_of` tells the group of each element of the weight, as its granularity counts them.
-    fn of(layer: &Layer, group: usize, group_of: &[usize]) -> Grids {
-        let WeightMatrix { rows, columns, .. } = layer.matrix;
-        let at = |row: usize, column: usize| group_of[layer.matrix.place(group, row, column)];
-        let first = if rows * columns > 0 { at(0, 0) } else { 0 };
-        let unique = |mut all: Vec<usize>| {
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
-        // What lies between the first grid of a row and that of a column is the same in all rows.
-        let bases: Vec<usize> = (0..rows).map(|row| at(row, 0)).collect();
-        let offsets: Vec<usize> = (0..columns).map(|column| at(0, column) - first).collect();
-        let (known_bases, known_offsets) = (unique(bases.clone()), unique(offsets.clone()));
-        let places: Vec<usize> = known_bases.iter().flat_map(|b| known_offsets.iter().map(move |o| b + o)).collect();
-        let rank = |known: &[usize], all: &[usize], step: usize| {
-            all.iter().map(|x| known.partition_point(|k| k < x) * step).collect::<Vec<usize>>()
-        };
-        Grids {
-            grids: places.iter().map(|&c| Grid::of(&layer.params, c)).collect(),
-            row_base: rank(&known_bases, &bases, known_offsets.len()),
-            place: rank(&known_offsets, &offsets, 1),
-            places,
-        }
-    }
-}
-
-/// The parameters and codes of a layer.
-fn solve(
-    graph: &Graph,
-    layer: &Layer,
-    moments: &PatchMoments,
-    rounding: &Rounding,
-) -> Result<((QuantParams, ChosenCodes), RoundRow)> {
-    let Layer { matrix, weight, params, .. } = layer;
-    let products = if layer.biased { Cow::Owned(moments.centered()) } else { Cow::Borrowed(&moments.products) };
-    let (x, shape) = (weight.f32s()?, weight.shape());
-    let mut group_of = vec![0; x.len()];
-    params.granularity().each_run(shape, |span, groups| match groups.len() {
-        1 => group_of[span].fill(groups.start),
-        _ => group_of[span].iter_mut().zip(groups).for_each(|(of, group)| *of = group),
-    })?;
-    // A scale that matrices share cannot be searched for in one of them, and those of other types than float are rounded.
-    let size = matrix.rows * matrix.columns;
-    let mut owner = vec![None; params.scales().len()];
-    let alone = group_of.iter().enumerate().all(|(i, &c)| *owner[c].get_or_insert(i / size) == i / size);
-    let seeks = params.format().bits < 8 && alone && weight.dtype() == DataType::Float;
-    let one = |group: usize| -> Result<_> {
-        let part = matrix.matrix(group, &x);
-        let mut grids = Grids::of(layer, group, &group_of);
-        let Grids { row_base, place, .. } = &grids;
-        let problem = Problem {
-            weights: &part,
-            rows: matrix.rows,
-            columns: matrix.columns,
-            grids: &grids.grids,
-            grid_of: GridOf { row_base, place },
-            moments: &products[group],
-        };
-        // What zeros would lose is all there is.
-        let zeros: Vec<i32> =
-            row_base.iter().flat_map(|b| place.iter().map(move |p| b + p)).map(|g| grids.grids[g].zero).collect();
-        let power = objective(&Problem { moments: &moments.products[group], ..problem }, &zeros);
-        let mut before = None;
-        let mut better = None;
-        if seeks {
-            before = Some(round(&problem, &Rounding::Nearest)?.before);
-            better = Some(seek_scales(&problem)?);
-        }
-        let problem = Problem { grids: better.as_deref().unwrap_or(&grids.grids), ..problem };
-        let rounded = round(&problem, rounding)?;
-        let before = before.unwrap_or(rounded.before);
-        grids.grids = better.unwrap_or(grids.grids);
-        Ok((grids, rounded, before, power))
-    };
-    let solved: Vec<_> = (0..matrix.groups).into_par_iter().map(one).collect::<Result<_>>()?;
-    let mut codes = vec![0; x.len()];
-    let mut scales = params.scales().to_vec();
-    let (mut before, mut after, mut power) = (0.0, 0.0, 0.0);
-    let mut methods: BTreeMap<&'static str, usize> = BTreeMap::new();
-    for (group, (grids, rounded, was, of_output)) in solved.into_iter().enumerate() {
-        matrix.put(group, &rounded.codes, &mut codes);
-        grids.places.iter().zip(&grids.grids).for_each(|(&at, grid)| scales[at] = grid.scale);
-        (before, after, power) = (before + was, after + rounded.after, power + of_output);
-        *methods.entry(rounded.method).or_default() += 1;
-    }
-    let method = methods.into_iter().max_by_key(|(_, count)| *count).map_or("nearest", |(name, _)| name);
-    let node = layer.uses.first().and_then(|at| graph.node(at.node));
-    let relative = |error: f64| (power > 0.0).then(|| error / power);
-    let row = RoundRow {
-        node: node.map_or_else(String::new, |n| n.title().to_owned()),
-        operator: node.map_or_else(String::new, |n| n.operator()),
-        method,
-        before: relative(before),
-        after: relative(after),
-    };
-    let means = layer.biased.then(|| moments.means().into());
-    Ok(((params.with_scales(scales)?, ChosenCodes { codes: codes.into(), means }), row))
 }

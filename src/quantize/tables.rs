@@ -114,7 +114,7 @@ impl Report {
     /// The weights that cost their layers most.
     fn rounded(&self) -> Table {
         let mut columns = vec![Column::left("layer").spare(1), Column::left("operator"), Column::left("codes")];
-        columns.extend(["nearest dB", "chosen dB"].map(Column::right));
+        columns.extend(["shrinkage", "nearest dB", "chosen dB"].map(Column::right));
         let title = match self.rounding.len() {
             n if n > WORST => format!("Rounding ({WORST} of {n})"),
             _ => "Rounding".to_owned(),
@@ -125,7 +125,8 @@ impl Report {
         let db = |part: Option<f64>| part.map_or(Cell::None, |part| Cell::Decibels(decibels(1.0, part)));
         for row in rows.into_iter().take(WORST) {
             let (layer, operator) = (Cell::Name(row.node.clone()), Cell::Text(row.operator.clone()));
-            t.rows.push(vec![layer, operator, Cell::Text(row.method.to_owned()), db(row.before), db(row.after)]);
+            let method = Cell::Text(row.method.to_owned());
+            t.rows.push(vec![layer, operator, method, Cell::Percent(row.shrinkage), db(row.before), db(row.after)]);
         }
         t
     }

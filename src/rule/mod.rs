@@ -10,7 +10,7 @@ use crate::model::{NodeExt, NodeProto};
 use crate::number::Range;
 
 pub use channel_index::ChannelIndex;
-pub use patches::{PatchView, Patches, Places};
+pub use patches::{Look, PatchView, Patches, Places};
 pub use table::RULES;
 pub use weight_matrix::WeightMatrix;
 

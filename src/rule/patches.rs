@@ -59,6 +59,22 @@ impl Places {
     pub fn count(&self) -> usize {
         self.batch * self.windows[0] * self.windows[1]
     }
+
+    /// The rows of windows that are looked at where so many windows of an image are enough: all, or some evenly spread.
+    fn rows(&self, enough: usize) -> Vec<usize> {
+        let [down, along] = self.windows;
+        let kept = (enough / along.max(1)).clamp(1, down.max(1)).min(down);
+        (0..kept).map(|i| i * down / kept).collect()
+    }
+}
+
+/// How patches are looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// So many at a time where they must be laid out.
+    pub at_a_time: usize,
+    /// So many windows of an image are enough: whole rows of windows, evenly spread.
+    pub enough: usize,
 }
 
 /// Some patches, where they lie or laid out: number `c` of patch `p` is `numbers[c * column_stride + p * patch_stride]`.
@@ -130,8 +146,8 @@ impl Patches {
         }
     }
 
-    /// Shows the patches of a group, at most so many at a time where they must be laid out.
-    pub fn visit(&self, x: &[f32], places: &Places, group: usize, most: usize, mut show: impl FnMut(PatchView<'_>)) {
+    /// Shows the patches of a group.
+    pub fn visit(&self, x: &[f32], places: &Places, group: usize, look: Look, mut show: impl FnMut(PatchView<'_>)) {
         let count = places.windows[0];
         match &self.kind {
             _ if places.count() == 0 || self.columns == 0 => {}
@@ -140,13 +156,18 @@ impl Patches {
             Kind::Windows(window) => {
                 let area = places.size[0] * places.size[1];
                 let depth = places.channels / self.groups;
+                let rows = places.rows(look.enough);
                 for item in 0..places.batch {
                     let start = (item * places.channels + group * depth) * area;
                     let image = &x[start..start + depth * area];
-                    if *window == Window::POINT {
-                        show(PatchView { numbers: image, column_stride: area, patch_stride: 1, count: area });
-                    } else {
-                        window.lay_out(image, places, most, &mut show);
+                    let point = |start: usize, count| {
+                        let numbers = &image[start..];
+                        PatchView { numbers, column_stride: area, patch_stride: 1, count }
+                    };
+                    match *window {
+                        Window::POINT if rows.len() == places.windows[0] => show(point(0, area)),
+                        Window::POINT => rows.iter().for_each(|row| show(point(row * places.size[1], places.size[1]))),
+                        _ => window.lay_out(image, places, &rows, look.at_a_time, &mut show),
                     }
                 }
             }
@@ -209,24 +230,31 @@ impl Window {
         Some((windows, front))
     }
 
-    /// Lays windows out, some rows of them at a time.
-    fn lay_out(&self, image: &[f32], places: &Places, most: usize, show: &mut impl FnMut(PatchView<'_>)) {
-        let [down, along] = places.windows;
+    /// Lays some rows of windows out, so many windows at a time.
+    fn lay_out(
+        &self,
+        image: &[f32],
+        places: &Places,
+        rows: &[usize],
+        most: usize,
+        show: &mut impl FnMut(PatchView<'_>),
+    ) {
+        let along = places.windows[1];
         let [height, width] = places.size;
         let area = height * width;
         let columns = image.len() / area * self.kernel[0] * self.kernel[1];
-        let rows = (most / along).clamp(1, down);
-        let mut laid = vec![0f32; columns * rows * along];
-        for first in (0..down).step_by(rows) {
-            let count = rows.min(down - first) * along;
-            let taps = laid.chunks_mut(rows * along).zip(0..columns);
+        let most = (most / along).clamp(1, rows.len());
+        let mut laid = vec![0f32; columns * most * along];
+        for rows in rows.chunks(most) {
+            let count = rows.len() * along;
+            let taps = laid.chunks_mut(most * along).zip(0..columns);
             for (tap, column) in taps {
                 let (channel, tap_at) =
                     (column / (self.kernel[0] * self.kernel[1]), column % (self.kernel[0] * self.kernel[1]));
                 let (ky, kx) = (tap_at / self.kernel[1], tap_at % self.kernel[1]);
                 let plane = &image[channel * area..(channel + 1) * area];
-                for (row, out) in tap[..count].chunks_mut(along).enumerate() {
-                    let y = (first + row) * self.strides[0] + ky * self.dilations[0];
+                for (row, out) in rows.iter().zip(tap[..count].chunks_mut(along)) {
+                    let y = row * self.strides[0] + ky * self.dilations[0];
                     let line = y.checked_sub(places.front[0]).filter(|&y| y < height);
                     let Some(line) = line.map(|y| &plane[y * width..(y + 1) * width]) else {
                         out.fill(0.0);
@@ -249,7 +277,7 @@ impl Window {
                     }
                 }
             }
-            show(PatchView { numbers: &laid, column_stride: rows * along, patch_stride: 1, count });
+            show(PatchView { numbers: &laid, column_stride: most * along, patch_stride: 1, count });
         }
     }
 }
@@ -267,15 +295,38 @@ mod tests {
         let patches = Patches::of(&node, &[1, 1, 2, 2]).unwrap();
         let places = patches.places(&[1, 1, 2, 3]).unwrap();
         let x: Vec<f32> = (1..=6).map(|x| x as f32).collect();
+        assert_eq!(seen(&patches, &x, &places, 100), [[0.0, 1.0, 0.0, 4.0], [2.0, 3.0, 5.0, 6.0]]);
+        assert_eq!(places.count(), 2);
+    }
+
+    /// The patches of the first group, where so many of an image are enough.
+    fn seen(patches: &Patches, x: &[f32], places: &Places, enough: usize) -> Vec<Vec<f32>> {
         let mut seen = Vec::new();
-        patches.visit(&x, &places, 0, 100, |view| {
+        patches.visit(x, places, 0, Look { at_a_time: 10, enough }, |view| {
             for p in 0..view.count {
                 let at = |c: usize| view.numbers[c * view.column_stride + p * view.patch_stride];
                 seen.push((0..patches.columns()).map(at).collect::<Vec<f32>>());
             }
         });
-        assert_eq!(seen, [[0.0, 1.0, 0.0, 4.0], [2.0, 3.0, 5.0, 6.0]]);
-        assert_eq!(places.count(), 2);
+        seen
+    }
+
+    #[test]
+    fn of_many_windows_some_rows_are_seen() {
+        for kernel in [1, 3] {
+            let attributes = vec![attribute::ints("pads", &[kernel / 2; 4])];
+            let node = NodeProto { op_type: Some("Conv".into()), attribute: attributes, ..Default::default() };
+            let patches = Patches::of(&node, &[4, 2, kernel as usize, kernel as usize]).unwrap();
+            let places = patches.places(&[2, 2, 9, 7]).unwrap();
+            let x: Vec<f32> = (0..2 * 2 * 9 * 7).map(|x| x as f32).collect();
+            let all = seen(&patches, &x, &places, 63);
+            assert_eq!((all.len(), seen(&patches, &x, &places, usize::MAX)), (2 * 63, all.clone()));
+            let some = seen(&patches, &x, &places, 22);
+            let rows = [0, 3, 6].into_iter().chain([9, 12, 15]);
+            let expected: Vec<Vec<f32>> = rows.flat_map(|row| all[row * 7..(row + 1) * 7].to_vec()).collect();
+            assert_eq!(some, expected, "{kernel}");
+            assert_eq!(seen(&patches, &x, &places, 0).len(), 2 * 7);
+        }
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! The parameters and codes of one layer.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::matrix::Matrix;
+use super::rounding::{Layer, RoundRow};
+use super::shrink::{best_share, shrunk};
+use crate::calibrate::PatchMoments;
+use crate::error::Result;
+use crate::model::{DataType, Graph, NodeExt};
+use crate::number::{Grid, QuantParams};
+use crate::plan::ChosenCodes;
+use crate::round::{Problem, Rounded, Rounding, objective, round, seek_scales};
+
+/// What became of one matrix.
+struct Solved {
+    grids: Vec<Grid>,
+    rounded: Rounded,
+    /// The objective on the samples: of zeros, of the nearest codes, and of those that were chosen.
+    power: f64,
+    before: f64,
+    after: f64,
+}
+
+/// The parameters and codes of a layer by the moments of both halves of its samples.
+pub(super) fn solve(
+    graph: &Graph,
+    layer: &Layer,
+    halves: [PatchMoments; 2],
+    rounding: &Rounding,
+) -> Result<((QuantParams, ChosenCodes), RoundRow)> {
+    let weights = layer.weight.f32s()?;
+    let (mut matrices, alone) = Matrix::all(layer, &weights)?;
+    let products = |m: &PatchMoments| if layer.biased { m.centered() } else { m.products.clone() };
+    let share = best_share(&matrices, halves.each_ref().map(products).each_ref().map(Vec::as_slice), counts(&halves))?;
+    let [mut all, other] = halves;
+    all.merge(&other);
+    drop(other);
+    let products = products(&all);
+    // A scale that matrices share cannot be searched for in one of them, and those of other types than float are rounded.
+    let seeks = layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
+    let one = |(group, matrix): (usize, &mut Matrix<'_>)| -> Result<Solved> {
+        // What zeros would lose is all there is.
+        let power = objective(&matrix.problem(&all.products[group]), &matrix.zeros());
+        let before = round(&matrix.problem(&products[group]), &Rounding::Nearest)?.before;
+        let known = shrunk(&products[group], layer.matrix.columns, share);
+        if seeks {
+            matrix.grids = seek_scales(&matrix.problem(&known))?;
+        }
+        let rounded = round(&matrix.problem(&known), rounding)?;
+        let after = objective(&Problem { moments: &products[group], ..matrix.problem(&known) }, &rounded.codes);
+        Ok(Solved { grids: matrix.grids.clone(), rounded, power, before, after })
+    };
+    let solved: Vec<Solved> = matrices.par_iter_mut().enumerate().map(one).collect::<Result<_>>()?;
+
+    let mut codes = vec![0; layer.weight.shape().iter().product()];
+    let mut scales = layer.params.scales().to_vec();
+    let mut methods: BTreeMap<&'static str, usize> = BTreeMap::new();
+    for (group, (matrix, solved)) in matrices.iter().zip(&solved).enumerate() {
+        layer.matrix.put(group, &solved.rounded.codes, &mut codes);
+        matrix.places.iter().zip(&solved.grids).for_each(|(&at, grid)| scales[at] = grid.scale);
+        *methods.entry(solved.rounded.method).or_default() += 1;
+    }
+    let method = methods.into_iter().max_by_key(|(_, count)| *count).map_or("nearest", |(name, _)| name);
+    let sum = |of: fn(&Solved) -> f64| solved.iter().map(of).sum::<f64>();
+    let power = sum(|s| s.power);
+    let relative = |error: f64| (power > 0.0).then(|| error / power);
+    let node = layer.uses.first().and_then(|at| graph.node(at.node));
+    let row = RoundRow {
+        node: node.map_or_else(String::new, |n| n.title().to_owned()),
+        operator: node.map_or_else(String::new, |n| n.operator()),
+        method,
+        shrinkage: share,
+        before: relative(sum(|s| s.before)),
+        after: relative(sum(|s| s.after)),
+    };
+    let means = layer.biased.then(|| all.means().into());
+    Ok(((layer.params.with_scales(scales)?, ChosenCodes { codes: codes.into(), means }), row))
+}
+
+/// How many patches each half saw.
+fn counts(halves: &[PatchMoments; 2]) -> [f64; 2] {
+    halves.each_ref().map(|half| half.count)
+}
