@@ -98,11 +98,11 @@ fn mover(graph: &Graph, id: NodeId) -> Result<Option<Mover>> {
         return Ok(None);
     }
     let mut params = None;
-    if constant {
+    // Columns are counted from behind, and are the same before and after.
+    let columns = constant && dequantize.int("axis") == Some(-1) && keeps_last_axis(graph, node);
+    if constant && !columns {
         match Linear::read(graph, dequantize).and_then(|l| l.params(0)) {
             Ok(p) if p.axis().is_none() => params = Some(p),
-            // The axis is counted from behind, and means the same before and after.
-            Ok(_) if dequantize.int("axis") == Some(-1) && keeps_last_axis(graph, node) => {}
             _ => return Ok(None),
         }
     }
