@@ -419,14 +419,14 @@ fn modes_and_forms_that_do_not_go_together_are_refused() {
     assert_eq!(outcome.code, 0, "{}", outcome.words);
 
     for (options, word) in [
-        (&["--mode", "dynamic", "--weights", "int4"][..], "`--mode weights`"),
-        (&["--mode", "dynamic", "--block-size", "32"], "`--block-size`"),
-        (&["--mode", "dynamic", "--activations", "int8"], "`--activations`"),
+        (&["--mode", "dynamic", "--weights", "int4"][..], "multiply bytes"),
+        (&["--mode", "dynamic", "--block-size", "32"], "one scale"),
+        (&["--mode", "dynamic", "--activations", "int8"], "affine uint8"),
         (&["--mode", "dynamic", "--ranges", "r.json"], "need no other"),
         (&["--mode", "dynamic", "--data-free"], "need no other"),
-        (&["--mode", "dynamic", "--emit", "matmulnbits"], "`--emit matmulnbits`"),
+        (&["--mode", "dynamic", "--emit", "matmulnbits"], "reads floats"),
         (&["--mode", "weights", "--emit", "matmulnbits", "--block-size", "20"], "16, 32, 64"),
-        (&["--data", CALIB, "--emit", "matmulnbits"], "`--mode weights`"),
+        (&["--data", CALIB, "--emit", "matmulnbits"], "static mode"),
     ] {
         quantize(options).is_error_with_hint(word);
     }

@@ -125,8 +125,8 @@ pub struct QuantizeArgs {
     emit: EmitForm,
 
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
-    /// test data, or random:N. The static mode needs some; the others are verified by them, and round weights by them where
-    /// `--round` asks for it
+    /// test data, or random:N. The static mode needs some; the others are verified by them, and round weights by them
+    /// where `--round` asks for it
     #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
     data: Option<String>,
 
@@ -160,11 +160,11 @@ enum Mode {
 /// The form in which a quantized model is written.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EmitForm {
-    /// Standard ONNX: QuantizeLinear and DequantizeLinear; the dynamic mode writes DynamicQuantizeLinear, MatMulInteger and
-    /// ConvInteger
+    /// Standard ONNX: QuantizeLinear and DequantizeLinear; the dynamic mode writes DynamicQuantizeLinear, MatMulInteger
+    /// and ConvInteger
     Qdq,
-    /// With `--mode weights`, com.microsoft MatMulNBits in the place of MatMul, for ONNX Runtime; in blocks of 32 unless
-    /// `--block-size` says otherwise
+    /// With `--mode weights`, com.microsoft MatMulNBits in the place of MatMul, for ONNX Runtime; in blocks of 32
+    /// unless `--block-size` says otherwise
     #[value(name = "matmulnbits")]
     MatMulNBits,
 }

@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::model::{At, Graph, NodeId, NodeProto};
 
-/// Puts a DynamicQuantizeLinear in front of a node, and returns the names of the codes, their scale and their zero point, made from
-/// the value's: `x_quantized`, `x_scale`, `x_zero_point`.
+/// Puts a DynamicQuantizeLinear in front of a node, and returns the names of the codes, their scale and their zero
+/// point, made from the value's: `x_quantized`, `x_scale`, `x_zero_point`.
 ///
 /// The codes are uint8, both parameters of rank 0 (ai.onnx, DynamicQuantizeLinear-11).
 pub fn quantize_by_own_range(graph: &mut Graph, before: NodeId, value: &str) -> Result<[String; 3]> {

@@ -13,10 +13,10 @@ use crate::model::{At, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tens
 /// after:  q = QuantizeLinear(x), d = DequantizeLinear(q), y = MaxPool(d)
 /// ```
 ///
-/// Exact, since all elements share a scale and their order is kept; or have one a column, where Gather picks whole rows of a
-/// constant. What else reads the codes goes on doing so. A Pad gets the real number that its code stands for. Left as they are:
-/// several scales elsewhere, Resize that interpolates, codes whose parameters are neither constants nor those of
-/// DynamicQuantizeLinear.
+/// Exact, since all elements share a scale and their order is kept; or have one a column, where Gather picks whole rows
+/// of a constant. What else reads the codes goes on doing so. A Pad gets the real number that its code stands for. Left
+/// as they are: several scales elsewhere, Resize that interpolates, codes whose parameters are neither constants nor
+/// those of DynamicQuantizeLinear.
 pub(super) fn lift(graph: &mut Graph) -> Result<()> {
     let mut twins: HashMap<(NodeId, Vec<String>), NodeId> = HashMap::new();
     let mut queue: Vec<NodeId> = graph.node_ids();

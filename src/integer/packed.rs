@@ -98,8 +98,8 @@ pub struct Packed {
 /// Packs the codes of a weight `[K, N]` with blocks of so many neighbours along `K` as [`read`] reads them.
 ///
 /// Codes and zero points are those of a format of at most `bits` bits, in the order of the weight and of its scales
-/// `[ceil(K / block), N]`; those of signed formats are stored `2^(bits - 1)` higher. What the last block lacks is filled with
-/// its zero point. Errors when the sizes do not fit.
+/// `[ceil(K / block), N]`; those of signed formats are stored `2^(bits - 1)` higher. What the last block lacks is
+/// filled with its zero point. Errors when the sizes do not fit.
 pub fn pack_blocks(
     shape: [usize; 2],
     codes: &[i32],

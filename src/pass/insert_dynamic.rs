@@ -8,13 +8,13 @@ use crate::integer::quantize_by_own_range;
 use crate::model::{At, AttributeProto, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute};
 use crate::plan::{Plan, Verdict};
 
-/// Puts MatMulInteger and ConvInteger in the place of the nodes that the plan calls dynamic, whose weights [`Insert`](super::Insert)
-/// has stored as codes.
+/// Puts MatMulInteger and ConvInteger in the place of the nodes that the plan calls dynamic, whose weights
+/// [`Insert`](super::Insert) has stored as codes.
 ///
-/// - **Does**: quantizes what they read with one DynamicQuantizeLinear a value, whatever the number of its readers; multiplies the
-///   integer sums by the scale of the value times those of the weight; adds a bias in float. Gemm becomes MatMul first: its
-///   `alpha` and `beta` become products, `transB` turns the codes of the weight, `transA` those of the value. Padding of ConvInteger
-///   is with the zero point, which stands for 0.
+/// - **Does**: quantizes what they read with one DynamicQuantizeLinear a value, whatever the number of its readers;
+///   multiplies the integer sums by the scale of the value times those of the weight; adds a bias in float. Gemm
+///   becomes MatMul first: its `alpha` and `beta` become products, `transB` turns the codes of the weight, `transA`
+///   those of the value. Padding of ConvInteger is with the zero point, which stands for 0.
 /// - **Skips when** the plan says otherwise.
 ///
 /// ```text
@@ -23,8 +23,8 @@ use crate::plan::{Plan, Verdict};
 ///         y = Mul(Cast(sums), Mul(x_scale, w_scale))
 /// ```
 ///
-/// - **Source**: ai.onnx DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10, Gemm-13; the form that onnxruntime fuses to
-///   DynamicQuantizeMatMul and MatMulIntegerToFloat (core/optimizer/matmul_integer_to_float.cc).
+/// - **Source**: ai.onnx DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10, Gemm-13; the form that onnxruntime
+///   fuses to DynamicQuantizeMatMul and MatMulIntegerToFloat (core/optimizer/matmul_integer_to_float.cc).
 #[derive(Debug, Clone, Copy)]
 pub struct InsertDynamic<'a> {
     /// What to do.
@@ -230,8 +230,8 @@ fn transposed(codes: &Tensor) -> Result<Tensor> {
     Tensor::new(codes.dtype(), vec![columns, rows], bytes.into())
 }
 
-/// A value that holds a number a channel, in the shape that lets it meet axis 1 of what a convolution makes. A single number
-/// meets all of them.
+/// A value that holds a number a channel, in the shape that lets it meet axis 1 of what a convolution makes. A single
+/// number meets all of them.
 fn along(graph: &mut Graph, y: &str, value: &str, shape: &[i64]) -> Result<String> {
     let Some(constant) = graph.constant(value)?.filter(|_| !graph.is_input(value)) else {
         let column = graph.add_constant(&format!("{y}_channels"), &Tensor::from_i64(vec![shape.len()], shape.to_vec()));

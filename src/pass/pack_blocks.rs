@@ -14,12 +14,12 @@ use crate::plan::{ConstantDecision, Plan, Verdict};
 /// The operator set of MatMulNBits.
 const DOMAIN: &str = "com.microsoft";
 
-/// Puts MatMulNBits in the place of the nodes that the plan calls packed, whose weights [`Insert`](super::Insert) has stored as codes in
-/// blocks.
+/// Puts MatMulNBits in the place of the nodes that the plan calls packed, whose weights [`Insert`](super::Insert) has
+/// stored as codes in blocks.
 ///
-/// - **Does**: packs the codes of `[K, N]` into bytes along `K`, in 2, 4 or 8 bits each, whichever holds the format; those of
-///   signed formats `2^(bits - 1)` higher, which is the zero point that the operator takes by default. `accuracy_level` is left out:
-///   the runtime computes in the type of the input.
+/// - **Does**: packs the codes of `[K, N]` into bytes along `K`, in 2, 4 or 8 bits each, whichever holds the format;
+///   those of signed formats `2^(bits - 1)` higher, which is the zero point that the operator takes by default.
+///   `accuracy_level` is left out: the runtime computes in the type of the input.
 /// - **Skips when** the plan says otherwise.
 /// - **Before**: `y = MatMul(x, DequantizeLinear(w, scale, zero))`. **After**: `y = MatMulNBits(x, w, scale, zero)`.
 /// - **Source**: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulNBits.

@@ -19,8 +19,8 @@ pub enum Emit {
     /// Float operators between DequantizeLinear and QuantizeLinear: standard ONNX.
     #[default]
     Qdq,
-    /// com.microsoft MatMulNBits in the place of a MatMul whose weight alone is quantized, in blocks along its inputs; QDQ
-    /// elsewhere.
+    /// com.microsoft MatMulNBits in the place of a MatMul whose weight alone is quantized, in blocks along its inputs;
+    /// QDQ elsewhere.
     MatMulNBits,
 }
 
@@ -107,8 +107,8 @@ impl Policy {
         Scheme { format: self.weights, symmetric, narrow, granularity }
     }
 
-    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what was picked can
-    /// be dequantized behind, instead of the whole table ahead.
+    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what
+    /// was picked can be dequantized behind, instead of the whole table ahead.
     pub fn table_scheme(&self) -> Scheme {
         let symmetric = self.weights.signed();
         let format = if symmetric { Format::INT8 } else { Format::UINT8 };
@@ -143,11 +143,15 @@ impl Policy {
         })
     }
 
-    /// Errors when a mode that needs no ranges cannot be had with the rest of the policy: integer operators multiply bytes without
-    /// blocks, and DynamicQuantizeLinear makes affine uint8; MatMulNBits takes float inputs, and blocks of 16, 32, 64, 128 or 256.
+    /// Errors when a mode that needs no ranges cannot be had with the rest of the policy: integer operators multiply
+    /// bytes without blocks, and DynamicQuantizeLinear makes affine uint8; MatMulNBits takes float inputs, and blocks
+    /// of 16, 32, 64, 128 or 256.
     pub fn check_mode(&self, mode: Mode) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
         match (mode, self.emit) {
+            (Mode::Dynamic, Emit::MatMulNBits) => {
+                wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
+            }
             (Mode::Dynamic, _) if self.weights.storage.bits() != 8 => {
                 let what = format!("integer operators multiply bytes, and `{}` is stored in less", self.weights.name);
                 wrong(&what, "store codes in a byte each with `--storage int8`, or quantize `--mode weights`")
@@ -160,9 +164,6 @@ impl Policy {
                 "DynamicQuantizeLinear makes affine uint8, and nothing else",
                 "leave out `--activations` and `--symmetric-activations`, or give samples and go `--mode static`",
             ),
-            (Mode::Dynamic, Emit::MatMulNBits) => {
-                wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
-            }
             (Mode::Weights, Emit::MatMulNBits)
                 if !self.block_size.is_some_and(|n| n.is_power_of_two() && (16..=256).contains(&n.get())) =>
             {

@@ -1,5 +1,5 @@
-//! The plan that needs no samples: weights become codes; everything computes in float, or quantizes what it reads by the range that
-//! this has in each run.
+//! The plan that needs no samples: weights become codes; everything computes in float, or quantizes what it reads by
+//! the range that this has in each run.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -17,22 +17,24 @@ const SMALL_TABLE: usize = 4096;
 /// A layer with fewer inputs or outputs than this is faster in float than what it reads is quantized.
 const SLIGHT: usize = 16;
 
-/// By how much zero points must lower the power of the noise of a signed weight, 3 dB, to be worth the sums that they cost.
-const WORTH_ZERO_POINTS: f64 = 2.0;
+/// How many times smaller zero points must make the power of the noise of a signed weight to be worth the sums that
+/// they cost.
+const WORTH_ZERO_POINTS: f64 = 1.5;
 
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// They stay float.
     Weights,
-    /// They are quantized by the range that they have in each run, to uint8, where the node has a form in integers; they stay float
-    /// elsewhere. Signed weights then have zero points where these halve their noise (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
+    /// They are quantized by the range that they have in each run, to uint8, where the node has a form in integers;
+    /// they stay float elsewhere. Signed weights then have zero points where these take a third off their noise
+    /// (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
     Dynamic,
 }
 
 impl Plan {
-    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate, and tables
-    /// whose rows Gather picks; in the bodies of If, Loop and Scan too.
+    /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate,
+    /// and tables whose rows Gather picks; in the bodies of If, Loop and Scan too.
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
     pub fn of_weights(graph: &Graph, policy: &Policy, mode: Mode) -> Result<Plan> {
@@ -98,7 +100,8 @@ fn form(graph: &Graph, policy: &Policy, mode: Mode, at: Use, decision: &Constant
     }
 }
 
-/// Whether the sums of a node are of too few products, or there are too few of them, to make good for quantizing what it reads.
+/// Whether the sums of a node are of too few products, or there are too few of them, to make good for quantizing what
+/// it reads.
 fn is_slight(graph: &Graph, node: &NodeProto, weight: &str) -> bool {
     let shape = graph.constant_dims(weight).unwrap_or_default();
     let shape: Vec<usize> = shape.iter().filter_map(|&d| usize::try_from(d).ok()).collect();

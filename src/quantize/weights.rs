@@ -1,5 +1,5 @@
-//! Quantization without ranges: of weights alone, or of activations too by the range they have in each run. No samples, no engine,
-//! and no more memory than the largest weights take.
+//! Quantization without ranges: of weights alone, or of activations too by the range they have in each run. No samples,
+//! no engine, and no more memory than the largest weights take.
 
 use super::rounding::{Source, reconstruct};
 use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
@@ -15,17 +15,18 @@ use crate::plan::{Mode, Plan, Policy, Switch, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
-/// Stores the weights of nodes that multiply and accumulate, and tables whose rows Gather picks, as codes behind DequantizeLinear;
-/// everything computes in float as before: float16 and bfloat16 weights have scales of their type, for which the model is raised to
-/// opset 19. [`Emit::MatMulNBits`](crate::plan::Emit::MatMulNBits) puts that operator in the place of a MatMul whose weight has blocks.
+/// Stores the weights of nodes that multiply and accumulate, and tables whose rows Gather picks, as codes behind
+/// DequantizeLinear; everything computes in float as before: float16 and bfloat16 weights have scales of their type,
+/// for which the model is raised to opset 19. [`Emit::MatMulNBits`](crate::plan::Emit::MatMulNBits) puts that operator
+/// in the place of a MatMul whose weight has blocks.
 /// `model` is not changed.
 ///
 /// With samples and an engine, the two models are run and compared; with none, nothing is run. Where the policy's rounding asks
 /// for what layers read, most of the samples show it and the others are compared. With scratch space, codes
 /// wait there for being written, so that memory holds the weights only that are being read.
 ///
-/// Errors when the policy asks for what cannot be ([`Policy::check_mode`]), when the model holds operators that cannot be raised to
-/// the opset that the emitted nodes need, and when there is no weight to quantize.
+/// Errors when the policy asks for what cannot be ([`Policy::check_mode`]), when the model holds operators that cannot
+/// be raised to the opset that the emitted nodes need, and when there is no weight to quantize.
 pub fn quantize_weights(
     model: &Model,
     policy: &Policy,
@@ -36,9 +37,9 @@ pub fn quantize_weights(
     without_ranges(Mode::Weights, model, policy, verify, scratch, events)
 }
 
-/// As [`quantize_weights`], and lets Conv, Gemm and MatMul compute in integers: what they read is quantized by the range that it has
-/// in each run, with DynamicQuantizeLinear, and multiplied by ConvInteger or MatMulInteger. Nodes that have no such form, or whose
-/// weight is not float32, compute in float.
+/// As [`quantize_weights`], and lets Conv, Gemm and MatMul compute in integers: what they read is quantized by the
+/// range that it has in each run, with DynamicQuantizeLinear, and multiplied by ConvInteger or MatMulInteger. Nodes
+/// that have no such form, or whose weight is not float32, compute in float.
 pub fn quantize_dynamic(
     model: &Model,
     policy: &Policy,
