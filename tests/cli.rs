@@ -406,3 +406,30 @@ fn weights_alone_need_no_samples_and_lie_where_they_are_told() {
     let outcome = run(&["quantize", DIGITS, "-o", &out, "--force"]);
     assert!(outcome.code == 2 && outcome.words.contains("`--mode weights`"), "{}", outcome.words);
 }
+
+#[test]
+fn modes_and_forms_that_do_not_go_together_are_refused() {
+    let desk = Desk::new();
+    let out = desk.path("d.onnx");
+    let quantize = |more: &[&str]| run(&[&["quantize", DIGITS, "-o", &out, "--force"], more].concat());
+    let outcome = quantize(&["--mode", "dynamic"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+    assert!(outcome.data.contains(" dynamic, ") && outcome.data.contains("not verified"), "{}", outcome.data);
+    let model = Model::read(out.as_ref()).unwrap();
+    assert!(model.graph.nodes().any(|(_, n)| n.is("ConvInteger")));
+    let outcome = quantize(&["--mode", "dynamic", "--data", CALIB, "--min-sqnr", "25"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+
+    for (options, word) in [
+        (&["--mode", "dynamic", "--weights", "int4"][..], "multiply bytes"),
+        (&["--mode", "dynamic", "--block-size", "32"], "one scale"),
+        (&["--mode", "dynamic", "--activations", "int8"], "affine uint8"),
+        (&["--mode", "dynamic", "--ranges", "r.json"], "need no other"),
+        (&["--mode", "dynamic", "--data-free"], "need no other"),
+        (&["--mode", "dynamic", "--emit", "matmulnbits"], "reads floats"),
+        (&["--mode", "weights", "--emit", "matmulnbits", "--block-size", "20"], "16, 32, 64"),
+        (&["--data", CALIB, "--emit", "matmulnbits"], "static mode"),
+    ] {
+        quantize(options).is_error_with_hint(word);
+    }
+}

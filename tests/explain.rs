@@ -13,7 +13,7 @@ use qdq::events::Silent;
 use qdq::exec::Tract;
 use qdq::explain::{Explanation, Kind, explain};
 use qdq::model::{DataType, Graph, GraphProto, InputSpec, Linear, Model, ModelProto, NodeExt, Tensor, attribute};
-use qdq::plan::{Patterns, Plan, Policy, Steps, Verdict};
+use qdq::plan::{Mode, Patterns, Plan, Policy, Steps, Verdict};
 use qdq::proto::OperatorSetIdProto;
 use qdq::quantize::{Decision, Recipe, Source, decide, decide_weights, learn_ranges, quantize_from};
 use qdq::sample::{SampleOptions, Samples, Share};
@@ -200,7 +200,7 @@ fn what_the_user_leaves_out_says_so() {
 
 #[test]
 fn weights_alone_are_explained() {
-    let decision = decide_weights(&residual(), &policy(), &Silent).unwrap();
+    let decision = decide_weights(&residual(), &policy(), Mode::Weights, &Silent).unwrap();
     let e = explain(&decision.model.graph, &decision.plan).unwrap();
     assert_eq!(node_of(&e, "c1_node").0, "weight-only");
     assert!(e.values.iter().all(|v| !v.quantized) && e.ranges_known);
@@ -300,7 +300,7 @@ fn everything_in_the_fixtures_has_a_row_and_a_reason() {
     for file in files {
         let (name, m) = (file.display().to_string(), Model::read(&file).unwrap());
         is_complete(&name, &decided(&m, None, policy()));
-        is_complete(&name, &decide_weights(&m, &policy(), &Silent).unwrap());
+        is_complete(&name, &decide_weights(&m, &policy(), Mode::Weights, &Silent).unwrap());
     }
 }
 

@@ -9,6 +9,7 @@ use qdq::exec::Tract;
 use qdq::explain::{Findings, explain};
 use qdq::inspect::quantization;
 use qdq::model::{Graph, Model, NodeExt};
+use qdq::plan;
 use qdq::quantize::{Decision, Recipe, decide, decide_weights};
 
 use super::gate::Gate;
@@ -125,8 +126,10 @@ impl ExplainArgs {
 
     fn decide(&self, model: &Model, progress: &Progress) -> Result<Decision> {
         let policy = self.policy.policy()?;
-        if self.policy.mode == Mode::Weights {
-            return decide_weights(model, &policy, progress);
+        match self.policy.mode {
+            Mode::Weights => return decide_weights(model, &policy, plan::Mode::Weights, progress),
+            Mode::Dynamic => return decide_weights(model, &policy, plan::Mode::Dynamic, progress),
+            Mode::Static => {}
         }
         let samples = self.policy.samples(model, progress)?;
         let known = self.policy.known(model)?;

@@ -96,12 +96,13 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "NODE|GLOB")]
     only: Vec<String>,
 
-    /// What is quantized: activations and weights, or weights alone
+    /// What is quantized, and by what
     #[arg(long, value_name = "MODE", default_value = "static")]
     pub mode: Mode,
 
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
-    /// test data, or random:N. To quantize in the static mode takes some; with weights alone they only verify
+    /// test data, or random:N. To quantize in the static mode takes some; the others are verified by them, and round weights by
+    /// them where `--round` asks for it
     #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
     data: Option<String>,
 
@@ -117,6 +118,8 @@ pub struct PolicyArgs {
 pub enum Mode {
     /// Activations, by ranges seen in samples, and weights
     Static,
+    /// Weights, and what Conv, Gemm and MatMul read, by the range it has in each run: needs no samples
+    Dynamic,
     /// Weights alone: needs no samples and little memory; everything computes in float
     Weights,
 }
@@ -306,9 +309,14 @@ impl PolicyArgs {
 
     /// How to quantize, and what. Errors when the options contradict each other.
     pub fn policy(&self) -> Result<Policy> {
-        if self.mode == Mode::Weights && self.ranges.is_some() {
-            return Err(Error::new(ErrorKind::Usage, "weights alone need no ranges")
-                .hint("leave `--ranges` out, or `--mode weights`"));
+        let no_ranges = match self.mode {
+            Mode::Static => None,
+            Mode::Dynamic => Some(("activations take the range of each run, and need no other", "`--mode dynamic`")),
+            Mode::Weights => Some(("weights alone need no ranges", "`--mode weights`")),
+        };
+        let given = [(self.ranges.is_some(), "`--ranges`"), (self.data_free, "`--data-free`")];
+        if let (Some((what, mode)), Some((_, option))) = (no_ranges, given.into_iter().find(|(given, _)| *given)) {
+            return Err(Error::new(ErrorKind::Usage, what).hint(format!("leave {option} out, or {mode}")));
         }
         let mut policy = Policy::of(&self.target);
         policy.per_channel &= !self.per_tensor;

@@ -1,5 +1,6 @@
 //! `qdq quantize`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use qdq::error::{Error, ErrorKind, Result};
 use qdq::exec::Executor;
 use qdq::model::{Model, Scratch, folder_of};
 use qdq::plan::{Emit, Policy};
-use qdq::quantize::{Quantized, Recipe, quantize_from, quantize_weights};
+use qdq::quantize::{Quantized, Recipe, quantize_dynamic, quantize_from, quantize_weights};
 use qdq::sample::Samples;
 
 use super::engine::EngineArgs;
@@ -66,10 +67,15 @@ pub struct QuantizeArgs {
 /// The form in which what is quantized is written.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EmitForm {
-    /// Float operators between DequantizeLinear and QuantizeLinear
+    /// Float operators between DequantizeLinear and QuantizeLinear; the dynamic mode writes DynamicQuantizeLinear,
+    /// MatMulInteger and ConvInteger
     Qdq,
     /// Operators on codes, QLinearConv and QLinearMatMul, where they fit; QDQ elsewhere
     Qoperator,
+    /// With `--mode weights`, com.microsoft MatMulNBits in the place of MatMul, for ONNX Runtime; in blocks of 32
+    /// unless `--block-size` says otherwise
+    #[value(name = "matmulnbits")]
+    MatMulNBits,
 }
 
 /// Gates.
@@ -97,7 +103,9 @@ Examples:
   qdq quantize model.onnx --data calib.npy --exclude '/head/*' --min-sqnr 20 -o model.int8.onnx
   qdq quantize model.onnx --ranges ranges.json --calibration entropy -o model.int8.onnx
   qdq quantize model.onnx --data-free --input-range -2.2,2.7 -o model.int8.onnx
+  qdq quantize model.onnx --mode dynamic -o model.int8.onnx
   qdq quantize huge.onnx --mode weights -o huge.int8.onnx
+  qdq quantize huge.onnx --mode weights --weights uint4 --emit matmulnbits -o huge.int4.onnx
   qdq quantize model.onnx --data calib.npz --weights uint4 -o model.int4.onnx
   qdq quantize model.onnx --data calib.npz --emit qoperator --contrib -o model.qop.onnx
 
@@ -140,14 +148,19 @@ impl QuantizeArgs {
     fn emit(&self) -> Result<Emit> {
         let usage = |what: &str, way_out: &str| Err(Error::new(ErrorKind::Usage, what).hint(way_out));
         match self.emit {
-            EmitForm::Qdq if self.contrib => {
+            EmitForm::Qdq | EmitForm::MatMulNBits if self.contrib => {
                 usage("`--contrib` says which operators on codes may be used", "give `--emit qoperator` too")
             }
             EmitForm::Qoperator if self.policy.mode == Mode::Weights => usage(
                 "operators on codes take quantized activations, and `--mode weights` leaves them float",
                 "leave out `--emit qoperator`, or `--mode weights`",
             ),
+            EmitForm::Qoperator if self.policy.mode == Mode::Dynamic => usage(
+                "the dynamic mode has operators on codes of its own: MatMulInteger and ConvInteger",
+                "leave out `--emit qoperator`, or `--mode dynamic`",
+            ),
             EmitForm::Qdq => Ok(Emit::Qdq),
+            EmitForm::MatMulNBits => Ok(Emit::MatMulNBits),
             EmitForm::Qoperator => Ok(Emit::QOperator { contrib: self.contrib }),
         }
     }
@@ -159,22 +172,32 @@ impl QuantizeArgs {
         executor: &dyn Executor,
         progress: &Progress,
     ) -> Result<Quantized> {
-        let policy = Policy { emit: self.emit()?, ..self.policy.policy()? };
+        let mut policy = Policy { emit: self.emit()?, ..self.policy.policy()? };
+        if policy.emit == Emit::MatMulNBits {
+            policy.block_size = policy.block_size.or(NonZeroUsize::new(32));
+        }
         if samples.is_none() && (self.gate.min_sqnr.is_some() || self.gate.max_drop.is_some()) {
             return Err(Error::new(ErrorKind::Usage, "a gate needs samples to measure by")
                 .hint("say where samples come from with `--data SOURCE`"));
         }
-        if self.policy.mode == Mode::Weights {
+        if self.policy.mode != Mode::Static {
             let verify = samples.map(|s| (s, executor));
             // What is verified by running it fits memory; what is not may be larger.
             let scratch = samples.is_none().then(|| Scratch::new(folder_of(&self.output)));
-            return quantize_weights(model, &policy, verify, scratch, progress);
+            return match self.policy.mode {
+                Mode::Dynamic => quantize_dynamic(model, &policy, verify, scratch, progress),
+                _ => quantize_weights(model, &policy, verify, scratch, progress),
+            };
+        }
+        if policy.emit == Emit::MatMulNBits {
+            return Err(Error::new(ErrorKind::Usage, "MatMulNBits reads floats, which the static mode quantizes")
+                .hint("quantize `--mode weights`, or leave out `--emit matmulnbits`"));
         }
         let known = self.policy.known(model)?;
         let source = known.source(samples).ok_or_else(|| {
             let what = "activations are quantized by what samples show, and there are none";
             Error::new(ErrorKind::Usage, what)
-                .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode weights` alone")
+                .hint("say where samples come from with `--data SOURCE`, go `--data-free`, or quantize `--mode dynamic` or `--mode weights`")
         })?;
         quantize_from(model, source, &Recipe { policy }, executor, progress)
     }

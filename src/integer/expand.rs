@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::dynamic::quantize_by_own_range;
 use super::form::{self, Form, Input, Params};
 use super::lift::{drop_unread, lift};
 use super::outcome::Outcome;
@@ -208,15 +209,7 @@ impl Emitter {
         let [codes, scale, zero] = match self.dynamic.get(value) {
             Some(names) => names.clone(),
             None => {
-                let names = ["quantized", "scale", "zero_point"].map(|end| graph.fresh_name(&format!("{value}_{end}")));
-                let node = NodeProto {
-                    name: Some(graph.fresh_name(&format!("{value}_DynamicQuantizeLinear"))),
-                    op_type: Some("DynamicQuantizeLinear".to_owned()),
-                    input: vec![value.to_owned()],
-                    output: names.to_vec(),
-                    ..Default::default()
-                };
-                graph.insert(At::Before(at), node)?;
+                let names = quantize_by_own_range(graph, at, value)?;
                 self.dynamic.insert(value.to_owned(), names.clone());
                 names
             }

@@ -5,6 +5,7 @@
 //! step back to float. [`fold`] goes the other way.
 
 mod around;
+mod dynamic;
 mod expand;
 mod fold;
 mod form;
@@ -17,9 +18,11 @@ mod sums;
 mod table;
 mod wrap;
 
+pub use dynamic::quantize_by_own_range;
 pub use expand::{expand, unfold};
 pub use fold::fold;
 pub use outcome::Outcome;
+pub use packed::{Packed, pack_blocks};
 pub use source::{Source, code_type, moves, source};
 pub use sums::scaling_nodes;
 pub use table::{IntegerOp, OPERATORS, Operand, Operands, Output, Style, computes_on_codes, handles_codes};

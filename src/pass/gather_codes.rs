@@ -6,12 +6,14 @@ use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, attribu
 use crate::number::Granularity;
 use crate::plan::Plan;
 
-/// Lets DequantizeLinear stand behind the Gather that picks rows of a table of codes, as the plan stores them, and not ahead of it,
-/// where each run would dequantize the whole table.
+/// Lets DequantizeLinear stand behind the Gather that picks rows of a table of codes, as the plan stores them, and not
+/// ahead of it, where each run would dequantize the whole table.
 ///
 /// - **Does**: exact: scales are one for the table or one a column, and columns stay columns.
-/// - **Skips when** the table is not stored by the plan, or its codes have less than 8 bits, which Gather does not take.
-/// - **Before**: `y = Gather(DequantizeLinear(table, scale), i)`. **After**: `y = DequantizeLinear(Gather(table, i), scale)`.
+/// - **Skips when** the table is not stored by the plan, or its codes have less than 8 bits, which Gather does not
+///   take.
+/// - **Before**: `y = Gather(DequantizeLinear(table, scale), i)`.
+///   **After**: `y = DequantizeLinear(Gather(table, i), scale)`.
 /// - **Source**: ai.onnx Gather-13, DequantizeLinear-13.
 #[derive(Debug, Clone, Copy)]
 pub struct GatherCodes<'a> {

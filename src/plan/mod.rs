@@ -33,7 +33,7 @@ use present::Present;
 pub use policy::{Emit, Patterns, Policy};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
-pub use weights::opset_of_weights;
+pub use weights::{Mode, opset_of_weights};
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -66,8 +66,12 @@ pub enum Verdict {
     Quantized,
     /// Goes, because the quantized range of its output does its work.
     Absorbed,
+    /// Computes in integers: what it reads is quantized by the range that it has in each run.
+    Dynamic,
     /// Computes in float, with a weight that is stored as codes.
     WeightOnly,
+    /// Becomes MatMulNBits, whose weight is codes packed in blocks.
+    Packed,
     /// Computes in float.
     Float,
     /// Was quantized in the given model, and stays as it is.

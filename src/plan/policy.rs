@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::Steps;
+use super::{Mode, Steps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, QuantParams, Range, Scheme};
@@ -25,6 +25,9 @@ pub enum Emit {
         /// Whether onnxruntime's own operators may be used.
         contrib: bool,
     },
+    /// com.microsoft MatMulNBits in the place of a MatMul whose weight alone is quantized, in blocks along its inputs;
+    /// QDQ elsewhere.
+    MatMulNBits,
 }
 
 /// How to quantize, and what: the target's wishes under the user's.
@@ -122,6 +125,15 @@ impl Policy {
         QuantParams::from_ranges(scheme, &ranges.iter().map(widened).collect::<Vec<_>>())
     }
 
+    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what
+    /// was picked can be dequantized behind, instead of the whole table ahead.
+    pub fn table_scheme(&self) -> Scheme {
+        let symmetric = self.weights.signed();
+        let format = if symmetric { Format::INT8 } else { Format::UINT8 };
+        let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
+        Scheme { format, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+    }
+
     /// Whether nodes of this operator are quantized.
     pub fn wants(&self, op: &str) -> bool {
         match &self.operators {
@@ -166,6 +178,36 @@ impl Policy {
             }
         }
         Ok(())
+    }
+
+    /// Errors when a mode that needs no ranges cannot be had with the rest of the policy: integer operators multiply
+    /// bytes without blocks, and DynamicQuantizeLinear makes affine uint8; MatMulNBits takes float inputs, and blocks
+    /// of 16, 32, 64, 128 or 256.
+    pub fn check_mode(&self, mode: Mode) -> Result<()> {
+        let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
+        match (mode, self.emit) {
+            (Mode::Dynamic, Emit::MatMulNBits) => {
+                wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
+            }
+            (Mode::Dynamic, _) if self.weights.storage.bits() != 8 => {
+                let what = format!("integer operators multiply bytes, and `{}` is stored in less", self.weights.name);
+                wrong(&what, "store codes in a byte each with `--storage int8`, or quantize `--mode weights`")
+            }
+            (Mode::Dynamic, _) if self.block_size.is_some() => wrong(
+                "integer operators sum up over all inputs, which therefore have one scale",
+                "leave out `--block-size`, or quantize `--mode weights`",
+            ),
+            (Mode::Dynamic, _) if self.activations != Format::UINT8 || self.symmetric_activations => wrong(
+                "DynamicQuantizeLinear makes affine uint8, and nothing else",
+                "leave out `--activations` and `--symmetric-activations`, or give samples and go `--mode static`",
+            ),
+            (Mode::Weights, Emit::MatMulNBits)
+                if !self.block_size.is_some_and(|n| n.is_power_of_two() && (16..=256).contains(&n.get())) =>
+            {
+                wrong("MatMulNBits has blocks of 16, 32, 64, 128 or 256", "give one of them with `--block-size`")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Errors when weights are to be clipped by a method that asks for samples.

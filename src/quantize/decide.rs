@@ -7,7 +7,7 @@ use crate::events::Events;
 use crate::exec::Executor;
 use crate::model::Model;
 use crate::pass::{self, Context, Insert};
-use crate::plan::{Plan, Policy};
+use crate::plan::{Mode, Plan, Policy};
 use crate::validate::modern;
 
 /// What [`quantize_from`](super::quantize_from) would do.
@@ -52,10 +52,11 @@ pub fn decide(
     Ok(Decision { model: decided.prepared, plan: decided.plan })
 }
 
-/// Decides as [`quantize_weights`](super::quantize_weights) does without samples, and stops there. Errors as it does, but for
-/// models without a weight to quantize.
-pub fn decide_weights(model: &Model, policy: &Policy, events: &dyn Events) -> Result<Decision> {
+/// Decides as [`quantize_weights`](super::quantize_weights) or [`quantize_dynamic`](super::quantize_dynamic) do without samples,
+/// and stops there. Errors as they do, but for models without a weight to quantize.
+pub fn decide_weights(model: &Model, policy: &Policy, mode: Mode, events: &dyn Events) -> Result<Decision> {
+    policy.check_mode(mode)?;
     let model = prepare_weights(model, policy, &mut Context::new(None, events))?;
-    let plan = Plan::of_weights(&model.graph, policy)?;
+    let plan = Plan::of_weights(&model.graph, policy, mode)?;
     Ok(Decision { model, plan })
 }

@@ -68,6 +68,8 @@ pub struct Counts {
     pub quantized: usize,
     /// Nodes that a range took the place of.
     pub absorbed: usize,
+    /// Nodes that compute in integers, by the range of their input in each run.
+    pub dynamic: usize,
     /// Nodes that compute in float with a weight that is stored as codes.
     pub weight_only: usize,
     /// Nodes that compute in float.
@@ -89,7 +91,7 @@ pub struct NodeRow {
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// `quantized`, `absorbed`, `weight-only`, `float`, or `already`: quantized before.
+    /// `quantized`, `absorbed`, `dynamic`, `weight-only`, `float`, or `already`: quantized before.
     pub verdict: &'static str,
     /// Why.
     pub reason: String,
@@ -111,7 +113,8 @@ pub(super) fn count(plan: &Plan) -> Counts {
     let mut counts = Counts {
         quantized: with(Verdict::Quantized),
         absorbed: with(Verdict::Absorbed),
-        weight_only: with(Verdict::WeightOnly),
+        dynamic: with(Verdict::Dynamic),
+        weight_only: with(Verdict::WeightOnly) + with(Verdict::Packed),
         float: with(Verdict::Float),
         already: with(Verdict::Already),
         constants: plan.constants.len() - biases,
@@ -121,6 +124,7 @@ pub(super) fn count(plan: &Plan) -> Counts {
     for inner in plan.bodies.values().map(count) {
         counts.quantized += inner.quantized;
         counts.absorbed += inner.absorbed;
+        counts.dynamic += inner.dynamic;
         counts.weight_only += inner.weight_only;
         counts.float += inner.float;
         counts.already += inner.already;
@@ -139,7 +143,8 @@ pub(crate) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
         let verdict = match d.verdict {
             Verdict::Quantized => "quantized",
             Verdict::Absorbed => "absorbed",
-            Verdict::WeightOnly => "weight-only",
+            Verdict::Dynamic => "dynamic",
+            Verdict::WeightOnly | Verdict::Packed => "weight-only",
             Verdict::Float => "float",
             Verdict::Already => "already",
         };

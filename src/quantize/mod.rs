@@ -38,7 +38,7 @@ pub use reformed::Reformed;
 pub(crate) use reformed::{reformed, reformed_table, staying_table};
 pub use reshape::StepRow;
 pub use rounding::RoundRow;
-pub use weights::quantize_weights;
+pub use weights::{quantize_dynamic, quantize_weights};
 
 /// The most samples that are held back for verification.
 const HELD_BACK: usize = 16;
@@ -422,9 +422,10 @@ fn sign(model: &mut Model, policy: &Policy, counts: &Counts) {
         &format!(
             "target {}, activations {}, weights {} {} {}",
             policy.target.name,
-            match counts.pairs == 0 {
-                true => "float".to_owned(),
-                false => {
+            match (counts.pairs, counts.dynamic) {
+                (0, 0) => "float".to_owned(),
+                (0, _) => "uint8 affine per tensor dynamic".to_owned(),
+                _ => {
                     let kind = kind(policy.activations, policy.symmetric_activations);
                     format!("{kind} per tensor {}", policy.calibration)
                 }

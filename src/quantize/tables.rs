@@ -75,16 +75,17 @@ impl Report {
             0 => String::new(),
             n => format!(", {n} quantized before and left as they are"),
         };
-        match c.weight_only {
-            0 => {
+        match (c.dynamic, c.weight_only) {
+            (0, 0) => {
                 let Counts { quantized, absorbed, float, .. } = c;
                 let nodes = format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float");
                 t.fact("nodes", nodes + &already);
                 t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
                 t.fact("Q/DQ pairs", c.pairs.to_string());
             }
-            n => {
-                t.fact("nodes", format!("{n} with a quantized weight, {} float", c.float) + &already);
+            (dynamic, n) => {
+                let integer = if dynamic > 0 { format!("{dynamic} dynamic, ") } else { String::new() };
+                t.fact("nodes", format!("{integer}{n} with a quantized weight, {} float", c.float) + &already);
                 t.fact("stored as codes", format!("{} weights", c.constants));
             }
         }
@@ -135,9 +136,10 @@ impl Report {
     }
 
     fn operators(&self) -> Table {
-        let mut columns = match self.counts.weight_only {
-            0 => vec!["quantized", "absorbed", "float"],
-            _ => vec!["weight-only", "float"],
+        let mut columns = match (self.counts.dynamic, self.counts.weight_only) {
+            (0, 0) => vec!["quantized", "absorbed", "float"],
+            (0, _) => vec!["weight-only", "float"],
+            _ => vec!["dynamic", "weight-only", "float"],
         };
         columns.extend((self.counts.already > 0).then_some("already"));
         let heads = columns.iter().map(|c| Column::right(c));
