@@ -361,8 +361,13 @@ fn holds_what_was_said(name: &str, decision: &Decision, written: &Model) {
         assert_eq!(there, row.verdict != "absorbed", "{name}: {} is {}", row.node, row.verdict);
     }
     for c in e.constants.iter().filter(|c| by_title.contains_key(&*c.node)) {
-        let read = graph.node(by_title[&*c.node]).unwrap().input_at(c.slot.unwrap()).unwrap();
-        let dequantize = graph.producer(read).map(|(p, _)| graph.node(p).unwrap()).filter(|n| Linear::dequantizes(n));
+        let reader = graph.node(by_title[&*c.node]).unwrap();
+        // Rows of a table of codes are dequantized behind the Gather that picks them.
+        let picks = reader.is("Gather") && graph.is_constant(reader.input_at(0).unwrap());
+        let read = if picks { reader.output_at(0) } else { reader.input_at(c.slot.unwrap()) }.unwrap();
+        let behind = graph.uses(read).iter().map(|u| u.node).find(|_| picks);
+        let dequantize = behind.or_else(|| graph.producer(read).map(|(p, _)| p));
+        let dequantize = dequantize.map(|id| graph.node(id).unwrap()).filter(|n| Linear::dequantizes(n));
         let Some(how) = &c.how else {
             assert!(dequantize.is_none(), "{name}: `{}` of {} is codes, and was said to stay", c.constant, c.node);
             continue;
