@@ -1,8 +1,7 @@
 //! Gather picks codes, and what it picked is dequantized.
 
-use super::{Context, Effect, Pass};
 use crate::error::Result;
-use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, attribute};
+use crate::model::{At, Graph, Linear, NodeExt, NodeId, NodeProto, attribute};
 use crate::number::Granularity;
 use crate::plan::Plan;
 
@@ -15,48 +14,22 @@ use crate::plan::Plan;
 /// - **Before**: `y = Gather(DequantizeLinear(table, scale), i)`.
 ///   **After**: `y = DequantizeLinear(Gather(table, i), scale)`.
 /// - **Source**: ai.onnx Gather-13, DequantizeLinear-13.
-#[derive(Debug, Clone, Copy)]
-pub struct GatherCodes<'a> {
-    /// Which tables are stored as codes.
-    pub plan: &'a Plan,
-}
-
-impl Pass for GatherCodes<'_> {
-    fn name(&self) -> &'static str {
-        "gather-codes"
-    }
-
-    fn effect(&self) -> Effect {
-        Effect::Same
-    }
-
-    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        cx.changed += gather(&mut model.graph, self.plan)?;
-        Ok(())
-    }
-}
-
-fn gather(graph: &mut Graph, plan: &Plan) -> Result<usize> {
-    let mut changed = 0;
+pub(super) fn gather_codes(graph: &mut Graph, plan: &Plan) -> Result<()> {
     for (at, decision) in &plan.constants {
         let params = &decision.params;
         let columns = matches!(params.granularity(), Granularity::Tensor | Granularity::Channel { axis: 1 });
         if columns && params.format().storage.bits() == 8 && graph.node(at.node).is_some_and(|n| n.is("Gather")) {
-            changed += usize::from(swap(graph, at.node)?);
+            swap(graph, at.node)?;
         }
     }
-    graph.prune_value_info(|_| false);
-    for (&id, inner) in &plan.bodies {
-        changed += graph.edit_body(id, |body| gather(body, inner))?;
-    }
-    Ok(changed)
+    Ok(())
 }
 
-fn swap(graph: &mut Graph, id: NodeId) -> Result<bool> {
-    let Some((table, y)) = graph.node(id).and_then(|n| n.input_at(0).zip(n.output_at(0))) else { return Ok(false) };
+fn swap(graph: &mut Graph, id: NodeId) -> Result<()> {
+    let Some((table, y)) = graph.node(id).and_then(|n| n.input_at(0).zip(n.output_at(0))) else { return Ok(()) };
     let (table, y) = (table.to_owned(), y.to_owned());
-    let Some((ahead, _)) = graph.producer(&table) else { return Ok(false) };
-    let Some(linear) = graph.node(ahead).filter(|n| Linear::dequantizes(n)).cloned() else { return Ok(false) };
+    let Some((ahead, _)) = graph.producer(&table) else { return Ok(()) };
+    let Some(linear) = graph.node(ahead).filter(|n| Linear::dequantizes(n)).cloned() else { return Ok(()) };
     let picked = graph.fresh_name(&format!("{y}_quantized"));
     // The columns are the last axis, however many the indices have.
     let axis = linear.int("axis").map(|_| attribute::int("axis", -1));
@@ -75,5 +48,5 @@ fn swap(graph: &mut Graph, id: NodeId) -> Result<bool> {
     if graph.uses(&table).is_empty() && !graph.is_pinned(&table) {
         graph.remove(ahead);
     }
-    Ok(true)
+    Ok(())
 }

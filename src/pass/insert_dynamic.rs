@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::integer::quantize_by_own_range;
-use crate::model::{At, AttributeProto, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute};
+use crate::model::{At, AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute};
 use crate::plan::{Plan, Verdict};
 
 /// Puts MatMulInteger and ConvInteger in the place of the nodes that the plan calls dynamic, whose weights
@@ -25,42 +24,13 @@ use crate::plan::{Plan, Verdict};
 ///
 /// - **Source**: ai.onnx DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10, Gemm-13; the form that onnxruntime
 ///   fuses to DynamicQuantizeMatMul and MatMulIntegerToFloat (core/optimizer/matmul_integer_to_float.cc).
-#[derive(Debug, Clone, Copy)]
-pub struct InsertDynamic<'a> {
-    /// What to do.
-    pub plan: &'a Plan,
-}
-
-impl Pass for InsertDynamic<'_> {
-    fn name(&self) -> &'static str {
-        "insert-dynamic"
-    }
-
-    fn effect(&self) -> Effect {
-        Effect::Lossy
-    }
-
-    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        cx.changed += insert(&mut model.graph, self.plan)?;
-        Ok(())
-    }
-}
-
-fn insert(graph: &mut Graph, plan: &Plan) -> Result<usize> {
+pub(super) fn insert_dynamic(graph: &mut Graph, plan: &Plan) -> Result<()> {
     let mut quantized = HashMap::new();
-    let mut changed = 0;
     for decision in plan.nodes.iter().filter(|d| d.verdict == Verdict::Dynamic) {
         let label = graph.label(decision.node);
         Rewrite::of(graph, decision.node).and_then(|r| r.write(graph, &mut quantized)).at(|| label)?;
-        changed += 1;
     }
-    graph.sort()?;
-    graph.drop_unused_initializers();
-    graph.prune_value_info(|_| false);
-    for (&id, inner) in &plan.bodies {
-        changed += graph.edit_body(id, |body| insert(body, inner))?;
-    }
-    Ok(changed)
+    Ok(())
 }
 
 /// A node whose weight comes out of DequantizeLinear.

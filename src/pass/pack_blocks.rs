@@ -4,15 +4,14 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::integer::{Packed, pack_blocks};
-use crate::model::{Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, attribute, release};
+use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Scratch, attribute, release};
 use crate::number::Granularity;
 use crate::plan::{ConstantDecision, Plan, Verdict};
 
 /// The operator set of MatMulNBits.
-const DOMAIN: &str = "com.microsoft";
+pub(super) const DOMAIN: &str = "com.microsoft";
 
 /// Puts MatMulNBits in the place of the nodes that the plan calls packed, whose weights [`Insert`](super::Insert) has
 /// stored as codes in blocks.
@@ -23,32 +22,7 @@ const DOMAIN: &str = "com.microsoft";
 /// - **Skips when** the plan says otherwise.
 /// - **Before**: `y = MatMul(x, DequantizeLinear(w, scale, zero))`. **After**: `y = MatMulNBits(x, w, scale, zero)`.
 /// - **Source**: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulNBits.
-#[derive(Debug, Clone, Copy)]
-pub struct PackBlocks<'a> {
-    /// What to do.
-    pub plan: &'a Plan,
-}
-
-impl Pass for PackBlocks<'_> {
-    fn name(&self) -> &'static str {
-        "pack-blocks"
-    }
-
-    fn effect(&self) -> Effect {
-        Effect::Rounding
-    }
-
-    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        let changed = pack(&mut model.graph, self.plan, cx.scratch.as_ref())?;
-        if changed > 0 {
-            model.import(DOMAIN, 1);
-        }
-        cx.changed += changed;
-        Ok(())
-    }
-}
-
-fn pack(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>) -> Result<usize> {
+pub(super) fn pack_weights(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>) -> Result<()> {
     let packed: Vec<NodeId> = plan.nodes.iter().filter(|d| d.verdict == Verdict::Packed).map(|d| d.node).collect();
     let decisions: HashMap<NodeId, &ConstantDecision> = plan.constants.iter().map(|(at, d)| (at.node, d)).collect();
     // The weights, each once, by the value that they are dequantized to.
@@ -88,13 +62,12 @@ fn pack(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>) -> Result<usi
             graph.remove(dequantize);
         }
     }
-    graph.drop_unused_initializers();
-    graph.prune_value_info(|_| false);
-    let mut changed = packed.len();
-    for (&id, inner) in &plan.bodies {
-        changed += graph.edit_body(id, |body| pack(body, inner, scratch))?;
-    }
-    Ok(changed)
+    Ok(())
+}
+
+/// Whether MatMulNBits stands anywhere in the plan.
+pub(super) fn packs(plan: &Plan) -> bool {
+    plan.nodes.iter().any(|d| d.verdict == Verdict::Packed) || plan.bodies.values().any(packs)
 }
 
 /// A weight in its packed form.

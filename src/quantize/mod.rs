@@ -24,7 +24,7 @@ use crate::events::Events;
 use crate::exec::{Executor, Runner, warm_up};
 use crate::model::{Model, fingerprint};
 use crate::number::Range;
-use crate::pass::{self, Context, GatherCodes, InlineFunctions, Insert, ToQOperator};
+use crate::pass::{self, Context, InlineFunctions, Insert, ToQOperator};
 use crate::plan::{Emit, Plan, Policy, Reconstructed, Steps, Switch, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
@@ -183,7 +183,6 @@ pub fn quantize_from(
     clock.stage("insert");
     let mut quantized = prepared;
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    pass::run(&GatherCodes { plan: &plan }, &mut quantized, &mut cx)?;
     if let Emit::QOperator { contrib } = policy.emit
         && pass::run(&ToQOperator { contrib }, &mut quantized, &mut cx)? == 0
     {

@@ -8,8 +8,7 @@ use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Model, Scratch};
 use crate::pass::{
-    self, Context, CorrectBias, FreezeInputs, GatherCodes, InlineFunctions, Insert, InsertDynamic, LiftConstants,
-    PackBlocks, Pass, RaiseOpset, UniqueNames,
+    self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
 };
 use crate::plan::{Mode, Plan, Policy, Switch, opset_of_weights};
 use crate::sample::Samples;
@@ -92,15 +91,7 @@ fn without_ranges(
     }
 
     clock.stage("insert");
-    let passes: [&dyn Pass; 4] = [
-        &Insert { plan: &plan },
-        &GatherCodes { plan: &plan },
-        &InsertDynamic { plan: &plan },
-        &PackBlocks { plan: &plan },
-    ];
-    for pass in passes {
-        pass::run(pass, &mut quantized, &mut cx)?;
-    }
+    pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
     sign(&mut quantized, policy, &counts);
 
     let mut outputs = Vec::new();
