@@ -95,7 +95,7 @@ pub struct Packed {
     pub zero_points: Option<Tensor>,
 }
 
-/// Packs the codes of a weight `[K, N]` with blocks of so many neighbours along `K` as [`read`] reads them.
+/// Packs the codes of a weight `[K, N]` with blocks of so many neighbours along `K` as com.microsoft.MatMulNBits reads them.
 ///
 /// Codes and zero points are those of a format of at most `bits` bits, in the order of the weight and of its scales
 /// `[ceil(K / block), N]`; those of signed formats are stored `2^(bits - 1)` higher. What the last block lacks is
