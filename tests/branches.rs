@@ -283,9 +283,12 @@ fn bodies_compute_in_integers_and_with_packed_weights() {
     emit("branches_loop_dynamic", &float, &made.model, &samples, &made.report.outputs);
 
     let policy = Policy { emit: Emit::MatMulNBits, block_size: NonZeroUsize::new(16), ..policy() };
-    let made = quantize_weights(&float, &policy, None, None, &Silent).unwrap();
+    let made = quantize_weights(&float, &policy, verify, None, &Silent).unwrap();
     assert_eq!((made.report.counts.weight_only, count(&made.model, "MatMulNBits")), (2, 2));
     assert_eq!(count(&made.model, "DequantizeLinear"), 0);
+    let db = made.report.outputs[0].sqnr_db.unwrap();
+    assert!(db > 30.0, "{db}");
+    emit("branches_loop_packed", &float, &made.model, &samples, &made.report.outputs);
 }
 
 /// What the dynamo exporter of PyTorch writes: functions that call functions, attributes handed through, Constant nodes

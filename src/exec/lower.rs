@@ -6,7 +6,7 @@ use super::arithmetic::{fake_quantize, spell_out};
 use super::densify::densify;
 use super::unpack::unpack;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::integer::expand;
+use crate::integer::expand_graph;
 use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
@@ -19,7 +19,7 @@ pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 /// and DQ ([`expand`]); constants behind DequantizeLinear become float constants, whatever the type of their codes and
 /// the shape of their scales; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`];
 /// what is left of both is written as arithmetic; constants of types that engines do not know are stored in others.
-/// Operators on codes that have no float form stay, and so do subgraphs. Errors name the node whose format is not
+/// Operators on codes that have no float form stay. So it is in the bodies of If, Loop and Scan. Errors name the node whose format is not
 /// supported.
 pub fn lower(model: &Model) -> Result<Model> {
     for t in model.graph.initializers() {
@@ -28,8 +28,17 @@ pub fn lower(model: &Model) -> Result<Model> {
     let mut model = model.clone();
     densify(&mut model.graph)?;
     widen(&mut model)?;
-    expand(&mut model, &mut |_, _, _| {})?;
-    let graph = &mut model.graph;
+    let opset = model.opset();
+    lower_graph(&mut model.graph, opset)?;
+    Ok(model)
+}
+
+/// Lowers a graph, and the bodies in it: what these capture is lowered where it lies.
+fn lower_graph(graph: &mut Graph, opset: i64) -> Result<()> {
+    for id in graph.bodies() {
+        graph.edit_body(id, |body| lower_graph(body, opset))?;
+    }
+    expand_graph(graph, opset, &mut |_, _, _| {})?;
     check_attributes(graph)?;
     for id in graph.node_ids() {
         let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n) && n.output.len() == 1) else { continue };
@@ -55,8 +64,7 @@ pub fn lower(model: &Model) -> Result<Model> {
     unpack(graph)?;
     state_defaults(graph)?;
     graph.drop_unused_initializers();
-    name_apart(graph)?;
-    Ok(model)
+    name_apart(graph)
 }
 
 /// Refuses what engines take for granted, and work on without end where it is not so: the axes of a Transpose are all

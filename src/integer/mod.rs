@@ -19,7 +19,7 @@ mod table;
 mod wrap;
 
 pub use dynamic::quantize_by_own_range;
-pub use expand::{expand, unfold};
+pub use expand::{expand, expand_graph, unfold};
 pub use fold::fold;
 pub use outcome::Outcome;
 pub use packed::{Packed, pack_blocks};
