@@ -13,6 +13,10 @@ use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor,
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
 pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 
+/// An operator of ours that rounds float32 to the numbers of a narrower type, ties to even: attribute `format`, `float16` or
+/// `bfloat16`. What is past the range becomes an infinity (IEEE 754-2019, section 4.3.1).
+pub const ROUND_FLOAT: &str = "QdqRoundFloat";
+
 /// Makes a copy of the model that computes the same in float32 alone.
 ///
 /// Sparse constants become dense; float16 and bfloat16 are widened; operators on codes become float operators between Q

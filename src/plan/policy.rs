@@ -274,8 +274,13 @@ impl Patterns {
 
     /// Whether the node of that graph is meant.
     pub fn matches(&self, graph: &Graph, node: &NodeProto) -> bool {
+        !self.is_empty() && self.means(node.title(), &graph.path(node))
+    }
+
+    /// Whether a node of that title is meant, whose name behind those of the nodes around it is `path`.
+    pub fn means(&self, title: &str, path: &str) -> bool {
         let means = |name: &str| self.texts.iter().any(|t| t == name) || self.globs.is_match(name);
-        !self.is_empty() && (means(node.title()) || means(&graph.path(node)))
+        means(title) || means(path)
     }
 
     /// Whether any node of the graph, or in a subgraph of it, is meant.
