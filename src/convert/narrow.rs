@@ -1,15 +1,16 @@
 //! From float32 to float16 or bfloat16.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use crate::calibrate::{Keep, calibrate};
 use crate::dequantize::{Verified, verify};
 use crate::error::Result;
 use crate::events::Events;
-use crate::exec::Executor;
+use crate::exec::{Executor, Runner};
 use crate::model::{Model, Scratch, dtype_name};
-use crate::pass::{self, Context, Narrowing, Rounded, Skipped};
+use crate::pass::{self, Context, Narrow, Narrowing, Rounded, Skipped};
 use crate::quantize::{Clock, Listening, Stage, read_back};
 use crate::sample::Samples;
 use crate::validate::modern;
@@ -57,7 +58,7 @@ pub struct NarrowReport {
 }
 
 /// Brings a float32 model into float16 or bfloat16, as [`pass::narrow`] does; with samples, runs both models, and of the
-/// narrow one rounds every value to its type.
+/// narrow one rounds every value to its type. What gets past half of the range of float16 on the samples stays float32.
 ///
 /// `scratch` is where constants wait to be written, if not in memory. `model` is not changed. Errors as [`pass::narrow`],
 /// and with samples when the engine cannot run one of the two.
@@ -72,11 +73,16 @@ pub fn narrow(
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
 
+    let mut wish = wish.clone();
+    if let Some(samples) = samples.filter(|_| wish.to == Narrow::Float16) {
+        clock.stage("look");
+        wish.seen = extremes(model, samples, executor, &events)?;
+    }
     clock.stage("convert");
     let mut converted = model.clone();
     let mut cx = Context::new(Some(executor), &events);
     cx.scratch = scratch;
-    let made = pass::narrow(&mut converted, wish, &mut cx)?;
+    let made = pass::narrow(&mut converted, &wish, &mut cx)?;
     converted.set_metadata("qdq.version", env!("CARGO_PKG_VERSION"));
     let converted = read_back(converted)?;
 
@@ -118,4 +124,20 @@ pub fn narrow(
         peak_memory: None,
     };
     Ok(Narrowed { model: converted, report })
+}
+
+/// The least and the greatest number of every value on samples; bodies are not looked into.
+fn extremes(
+    model: &Model,
+    samples: &dyn Samples,
+    executor: &dyn Executor,
+    events: &dyn Events,
+) -> Result<HashMap<String, (f32, f32)>> {
+    let model = modern(model);
+    let values = model.graph.nodes().flat_map(|(_, n)| n.output.clone()).filter(|o| !o.is_empty());
+    let watch: Vec<String> = model.graph.inputs().iter().map(|v| v.name().to_owned()).chain(values).collect();
+    let runner = Runner::new(executor, &model, watch)?;
+    let picks: Vec<usize> = (0..samples.len()).collect();
+    let ranges = calibrate(&runner, samples, &picks, Keep::Extremes, events)?;
+    Ok(ranges.iter().filter_map(|(name, stats)| Some((name.to_owned(), (stats.min?, stats.max?)))).collect())
 }

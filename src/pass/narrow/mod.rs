@@ -17,6 +17,7 @@ use super::{Context, FreezeInputs, InlineFunctions, LiftConstants, Pass, RaiseOp
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DataType, Model};
 use crate::plan::Patterns;
+use crate::schema::ValueType;
 use plan::Plan;
 use rewrite::Rewriter;
 
@@ -103,8 +104,9 @@ pub struct Narrowing {
     pub exclude_ops: Vec<String>,
     /// The opset to raise the model to first.
     pub opset: Option<i64>,
-    /// The largest magnitude of values, as far as it was seen: what is past the range of the type stays float32.
-    pub seen: HashMap<String, f32>,
+    /// The least and the greatest number of values, as far as they were seen: what gets past half of the range of the type
+    /// stays float32, since samples do not show all. What masks make of a value does not count.
+    pub seen: HashMap<String, (f32, f32)>,
 }
 
 impl Narrowing {
@@ -137,10 +139,12 @@ pub struct Narrowed {
 ///   those that are stated of values. Puts a Cast where a value is needed in the other type, once for each value, beside
 ///   what makes it; takes Casts out that would change nothing. Inputs and outputs of the model keep their type unless
 ///   [`Narrowing::io`]. First constants become initializers, functions are inlined, values get names of their own in
-///   the model, and the opset is raised where [`Narrowing::opset`] says so or the Casts need it (6, 13 for bfloat16).
+///   the model, and the opset is raised where [`Narrowing::opset`] says so or the Casts need it (6, 13 for bfloat16), and
+///   for bfloat16 to that in which the operators of the model take it, at most 22.
 /// - **Keeps float32**: operators that do not take the type in the opset of the model ([`schema`](crate::schema));
-///   operators of other domains; sequences; Q and DQ whose scale is below the normal numbers of the type; what stands
-///   between DQ and Q that stay; arithmetic with integers that ends in sizes or in angles; what is excluded, and what
+///   operators of other domains; sequences; nodes with constants past the range, if these are no masks (negative, of Add,
+///   Mul, Sub or Where) and no bounds (of Clip, Max, Min); Q and DQ whose scale is below the normal numbers of the type;
+///   what stands between DQ and Q that stay; arithmetic with integers that ends in sizes or in angles; what is excluded, and what
 ///   was seen to overflow. What only moves values stays where both its sides do.
 /// - **Before**: `y = Gemm(x, w)`. **After**: `y = Cast(Gemm(Cast(x), w (float16)))`.
 /// - **Source**: the element types of ONNX's operators; IEEE 754-2019, section 4.3.1 (rounding).
@@ -149,6 +153,7 @@ pub struct Narrowed {
 pub fn narrow(model: &mut Model, wish: &Narrowing, cx: &mut Context<'_>) -> Result<Narrowed> {
     let mut prepared = model.clone();
     prepare(&mut prepared, wish, cx)?;
+    raise(&mut prepared, wish, cx);
     let proto = prepared.to_proto();
     let plan = Plan::decide(&proto, sites::sites(&proto), wish);
     let mut rewriter = Rewriter::new(&plan, wish.to, &mut prepared.graph, cx.scratch.as_ref());
@@ -168,15 +173,38 @@ pub fn narrow(model: &mut Model, wish: &Narrowing, cx: &mut Context<'_>) -> Resu
     Ok(narrowed)
 }
 
-/// Brings the model into the form that [`narrow`] works on, without changing what it computes: afterwards values have the
-/// names by which [`Narrowing::seen`] knows them.
-pub fn prepare(model: &mut Model, wish: &Narrowing, cx: &mut Context<'_>) -> Result<()> {
+/// Brings the model into the form that is narrowed, without changing what it computes.
+fn prepare(model: &mut Model, wish: &Narrowing, cx: &mut Context<'_>) -> Result<()> {
     let opset = wish.opset.unwrap_or(0).max(wish.to.least_opset());
     for pass in [&FreezeInputs as &dyn Pass, &InlineFunctions, &UniqueNames, &LiftConstants, &RaiseOpset { to: opset }]
     {
         super::run(pass, model, cx)?;
     }
     Ok(())
+}
+
+/// The opset in which every operator takes bfloat16 that ever does, but for the newest.
+const TAKES_BFLOAT16: i64 = 22;
+
+/// Raises the opset to that in which the operators of the model take bfloat16, where nobody asked for another one and it
+/// can be done: convolutions take it from 22 on.
+fn raise(model: &mut Model, wish: &Narrowing, cx: &mut Context<'_>) {
+    if wish.opset.is_some() || wish.to != Narrow::Bfloat16 {
+        return;
+    }
+    let proto = model.to_proto();
+    let half = ValueType::Tensor(wish.to.dtype());
+    let later = sites::sites(&proto)
+        .iter()
+        .filter(|s| !plan::takes(s, half))
+        .filter_map(|s| plan::takes_later(s, half))
+        .collect::<Vec<_>>();
+    let needed = later.into_iter().filter(|&opset| opset <= TAKES_BFLOAT16).max();
+    if let Some(to) = needed.filter(|&to| to > model.opset())
+        && let Err(e) = super::run(&RaiseOpset { to }, model, cx)
+    {
+        cx.events.warn(&format!("the opset stays {}, and less becomes bfloat16 than in {to}: {e}", model.opset()));
+    }
 }
 
 fn nothing(wish: &Narrowing, wide: &[Skipped]) -> Error {
@@ -190,5 +218,10 @@ fn nothing(wish: &Narrowing, wide: &[Skipped]) -> Error {
         ),
         None => "nothing in the model computes in float32".to_owned(),
     };
-    Error::new(ErrorKind::Unsupported, what).hint("`--opset` raises the model to one whose operators take the type")
+    let later = wide.iter().any(|w| w.reason.contains("from opset"));
+    Error::new(ErrorKind::Unsupported, what).hint(if later {
+        "`--opset` raises the model to one whose operators take the type"
+    } else {
+        "`qdq inspect` shows what the model computes in"
+    })
 }

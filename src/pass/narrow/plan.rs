@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::sites::{Site, Tie, bodies_are_known, ties};
 use super::types::{Maker, Types, bound, types};
-use super::{Narrowing, exact, islands};
+use super::{Narrow, Narrowing, exact, islands};
 use crate::model::{
     DataType, GraphProto, ModelProto, NodeExt, NodeProto, Tensor, TensorProto, captures, dtype_name, is_float,
     sparse_name,
 };
 use crate::rule::{OpRule, Role};
-use crate::schema::{self, Kind, ValueType};
+use crate::schema::{self, Kind, ValueType, Version};
 
 /// A float32 value as it was, or in the narrow type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,24 @@ const MOVES: &[&str] = &[
     "Unsqueeze",
 ];
 
+/// Whether the operator of the node takes the type where it takes float32.
+pub(super) fn takes(site: &Site<'_>, half: ValueType) -> bool {
+    let Some(version) = site.version else { return false };
+    let floats = (0..version.variables()).filter_map(|n| version.types(n)).filter(|(_, set)| set.has(FLOAT));
+    floats.into_iter().any(|(_, set)| set.has(half))
+}
+
+/// The first opset after that of the model in which the operator of the node takes the type where it takes float32.
+pub(super) fn takes_later(site: &Site<'_>, half: ValueType) -> Option<i64> {
+    let now = site.version?.since;
+    let operator = schema::domain(site.node.domain())?.operator(site.node.op_type())?;
+    let takes = |v: &&Version| {
+        let floats = (0..v.variables()).filter_map(|n| v.types(n)).filter(|(_, set)| set.has(FLOAT));
+        v.since > now && floats.into_iter().any(|(_, set)| set.has(half))
+    };
+    operator.versions.iter().find(takes).map(|v| v.since)
+}
+
 /// Whether the node only moves values.
 pub(super) fn moves(node: &NodeProto) -> bool {
     // A Resize moves values or mixes them, as its mode says.
@@ -79,6 +97,8 @@ pub(super) struct Plan<'m> {
     half: ValueType,
     sources: HashMap<&'m str, Source>,
     tensors: HashMap<&'m str, &'m TensorProto>,
+    /// The values that hold a mask.
+    masked: HashSet<&'m str>,
     ties: Vec<(usize, Tie<'m>)>,
     first_tie: Vec<usize>,
     /// Whether each node computes in the narrow type, where its operator takes that.
@@ -106,6 +126,7 @@ impl<'m> Plan<'m> {
             half: ValueType::Tensor(wish.to.dtype()),
             sources: HashMap::new(),
             tensors: HashMap::new(),
+            masked: HashSet::new(),
             ties: Vec::new(),
             first_tie: Vec::new(),
             narrow: vec![false; count],
@@ -118,6 +139,9 @@ impl<'m> Plan<'m> {
         };
         plan.find_sources(graph);
         plan.keep(graph);
+        if !wish.seen.is_empty() {
+            plan.find_masks(wish.to);
+        }
         plan.refuse(wish);
         exact::apply(&mut plan, wish.to);
         islands::apply(&mut plan);
@@ -217,15 +241,12 @@ impl<'m> Plan<'m> {
             if !(0..version.variables()).all(of_tensors) {
                 return Some("sequences and optional values stay float32".into());
             }
-            return self.unfit_scale(i, wish).or_else(|| self.too_large(i, wish));
+            let unfit = self.unfit_scale(i, wish).or_else(|| self.unfit_constant(i, wish));
+            return unfit.or_else(|| self.too_large(i, wish));
         }
-        let operator = schema::domain(site.node.domain()).and_then(|d| d.operator(site.node.op_type()));
-        let later = operator.into_iter().flat_map(|o| &o.versions).find(|v| {
-            let same = (0..v.variables()).filter_map(|n| v.types(n)).filter(|(_, set)| set.has(FLOAT));
-            v.since > version.since && same.into_iter().any(|(_, set)| takes(set))
-        });
+        let later = takes_later(site, self.half);
         Some(match later {
-            Some(later) => format!("it takes {name} from opset {} on", later.since),
+            Some(opset) => format!("it takes {name} from opset {opset} on"),
             None => format!("it takes no {name} in any opset"),
         })
     }
@@ -247,13 +268,55 @@ impl<'m> Plan<'m> {
         })
     }
 
+    /// Why a constant of the node cannot be narrow.
+    fn unfit_constant(&self, i: usize, wish: &Narrowing) -> Option<String> {
+        let node = self.sites[i].node;
+        let bounds = ["Clip", "Max", "Min"].iter().any(|op| node.is(op)) || moves(node);
+        let masks = ["Add", "Mul", "Sub", "Where"].iter().any(|op| node.is(op));
+        let past = |name: &&String| {
+            let (low, high) = self.extremes(name).unwrap_or_default();
+            !bounds && (wish.to.is_infinite(high) || !masks && wish.to.is_infinite(low))
+        };
+        let name = node.input.iter().filter(|name| self.is_float(name)).find(past)?;
+        Some(format!("its constant `{name}` is past the range of {}", dtype_name(wish.to.dtype())))
+    }
+
+    /// The least and the greatest of the finite numbers in a constant; `None` where it holds none.
+    fn extremes(&self, name: &str) -> Option<(f32, f32)> {
+        let tensor = Tensor::from_proto(self.tensors.get(name)?).ok()?;
+        let numbers = tensor.f32s().ok()?;
+        let finite = numbers.iter().copied().filter(|x| x.is_finite());
+        finite.map(|x| (x, x)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
     /// Why a node would overflow, by what was seen on samples.
     fn too_large(&self, i: usize, wish: &Narrowing) -> Option<String> {
         let node = self.sites[i].node;
-        let values = node.input.iter().chain(&node.output);
-        let seen = values.filter_map(|name| Some((name, *wish.seen.get(name.as_str())?)));
-        let (name, most) = seen.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (most > wish.to.largest()).then(|| format!("`{name}` reached {most:e} on the samples"))
+        let (most, shape) = (wish.to.largest() / 2.0, ["Shape", "Size"].iter().any(|op| node.is(op)));
+        let past = |name: &&String| {
+            let (low, high) = wish.seen.get(name.as_str()).copied().unwrap_or_default();
+            high > most || low < -most && !self.masked.contains(name.as_str())
+        };
+        let name = node.input.iter().chain(&node.output).find(past).filter(|_| !shape)?;
+        let (low, high) = wish.seen.get(name.as_str())?;
+        let reached = if *high > most { high } else { low };
+        Some(format!("`{name}` reached {reached:.0} on the samples, and {} is the end of the range", wish.to.largest()))
+    }
+
+    /// Finds the values into which a mask was put: large negative constants, and what comes of them by sums, choices and
+    /// moves.
+    fn find_masks(&mut self, to: Narrow) {
+        for i in 0..self.sites.len() {
+            let node: &'m NodeProto = self.sites[i].node;
+            let hands_on = moves(node) || ["Add", "Cast", "Mul", "Sub", "Where"].iter().any(|op| node.is(op));
+            let mask = |name: &String| {
+                let low = || self.extremes(name).is_some_and(|(low, _)| to.is_infinite(low));
+                self.masked.contains(name.as_str()) || self.is_float(name) && self.is_constant(name) && low()
+            };
+            if hands_on && node.input.iter().any(mask) {
+                self.masked.extend(node.output.iter().map(String::as_str));
+            }
+        }
     }
 
     /// Keeps a node float32.
