@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
 use prost::Message;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
@@ -516,10 +517,15 @@ impl EvalOp for RoundFloat {
     fn eval(&self, _: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut x = inputs.remove(0).into_tensor();
         let mut plain = x.try_as_plain_ram_mut()?;
-        let numbers = plain.as_slice_mut::<f32>()?.iter_mut();
-        match self {
-            RoundFloat::Float16 => numbers.for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
-            RoundFloat::Bfloat16 => numbers.for_each(|x| *x = half::bf16::from_f32(*x).to_f32()),
+        for numbers in plain.as_slice_mut::<f32>()?.chunks_mut(256) {
+            match self {
+                RoundFloat::Float16 => {
+                    let held = &mut [half::f16::ZERO; 256][..numbers.len()];
+                    held.convert_from_f32_slice(numbers);
+                    held.convert_to_f32_slice(numbers);
+                }
+                RoundFloat::Bfloat16 => numbers.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32()),
+            }
         }
         Ok(tvec!(x.into_tvalue()))
     }

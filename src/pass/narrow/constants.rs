@@ -40,39 +40,46 @@ impl Rounded {
 
 /// Numbers that one thread rounds at a time.
 const PIECE: usize = 1 << 16;
+/// Numbers that are converted together.
+const ROW: usize = 256;
 
-/// Rounds numbers to the nearest of the type, ties to even; its bytes, and what was lost. What is past the range becomes
+/// Rounds numbers to the nearest of the type, ties to even; its codes, and what was lost. What is past the range becomes
 /// the largest number; infinities and NaN stay.
 ///
 /// A number that stands alone is the small term of a division or a logarithm where it would become zero: it becomes the
 /// smallest number of the type.
-pub(super) fn round(x: &[f32], to: Narrow) -> (Vec<u8>, Rounded) {
-    let mut bytes = vec![0u8; x.len() * 2];
-    let piece = |(out, x): (&mut [u8], &[f32])| {
+pub(super) fn round(x: &[f32], to: Narrow) -> (Vec<u16>, Rounded) {
+    let mut codes = vec![0u16; x.len()];
+    let piece = |(codes, x): (&mut [u16], &[f32])| {
         let (largest, normal, half) = (to.largest(), to.smallest_normal(), to.smallest() / 2.0);
         let mut lost = Rounded { numbers: x.len(), ..Rounded::default() };
-        for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
-            let magnitude = x.abs();
-            if magnitude > largest && magnitude.is_finite() && to.is_infinite(x) {
-                lost.overflowed += 1;
-                lost.largest = lost.largest.max(magnitude);
+        let mut held = [0f32; ROW];
+        for (codes, x) in codes.chunks_mut(ROW).zip(x.chunks(ROW)) {
+            let held = &mut held[..x.len()];
+            for (held, &x) in held.iter_mut().zip(x) {
+                let magnitude = x.abs();
+                if magnitude > largest && x.is_finite() && to.is_infinite(x) {
+                    lost.overflowed += 1;
+                    lost.largest = lost.largest.max(magnitude);
+                }
+                if magnitude < normal && magnitude > 0.0 {
+                    lost.subnormal += 1;
+                    lost.zeroed += usize::from(magnitude <= half);
+                }
+                *held = if x.is_finite() { x.clamp(-largest, largest) } else { x };
             }
-            if magnitude < normal && magnitude > 0.0 {
-                lost.subnormal += 1;
-                lost.zeroed += usize::from(magnitude <= half);
-            }
-            *out = to.bits(if x.is_finite() { x.clamp(-largest, largest) } else { x }).to_le_bytes();
+            to.encode(held, codes);
         }
         release(bytemuck::cast_slice(x));
         lost
     };
-    let pieces = bytes.par_chunks_mut(PIECE * 2).zip(x.par_chunks(PIECE));
+    let pieces = codes.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE));
     let mut lost = pieces.map(piece).reduce(Rounded::default, Rounded::with);
     if let ([x], 1) = (x, lost.zeroed) {
-        bytes = to.bits(to.smallest().copysign(*x)).to_le_bytes().to_vec();
+        to.encode(&[to.smallest().copysign(*x)], &mut codes);
         lost.zeroed = 0;
     }
-    (bytes, lost)
+    (codes, lost)
 }
 
 /// The constant in the narrow type, under that name.
@@ -83,8 +90,8 @@ pub(super) fn narrowed(
     scratch: Option<&Scratch>,
 ) -> Result<(TensorProto, Rounded)> {
     let read = Tensor::from_proto(t)?;
-    let (bytes, lost) = round(&read.f32s()?, to);
-    let mut tensor = Tensor::new(to.dtype(), read.shape().to_vec(), bytes.into())?;
+    let (codes, lost) = round(&read.f32s()?, to);
+    let mut tensor = Tensor::from_codes(to.dtype(), read.shape().to_vec(), codes)?;
     if let Some(scratch) = scratch {
         tensor = scratch.keep(tensor)?;
     }
@@ -103,21 +110,22 @@ pub(super) fn narrowed_sparse(t: &SparseTensorProto, name: &str, to: Narrow) -> 
 mod tests {
     use super::*;
 
-    fn back(bytes: &[u8], to: Narrow) -> Vec<f32> {
-        Tensor::new(to.dtype(), vec![bytes.len() / 2], bytes.to_vec().into()).unwrap().f32s().unwrap().into_owned()
+    fn back(codes: &[u16], to: Narrow) -> Vec<f32> {
+        let tensor = Tensor::from_codes(to.dtype(), vec![codes.len()], codes.to_vec()).unwrap();
+        tensor.f32s().unwrap().into_owned()
     }
 
     #[test]
     fn what_is_past_the_range_becomes_the_largest_number_and_is_counted() {
         let x = [1.0, -3.4e38, 65519.0, 65520.0, f32::NEG_INFINITY, f32::NAN, 3e-5, 1e-8, 0.0, -0.0];
-        let (bytes, lost) = round(&x, Narrow::Float16);
-        let y = back(&bytes, Narrow::Float16);
+        let (codes, lost) = round(&x, Narrow::Float16);
+        let y = back(&codes, Narrow::Float16);
         assert_eq!(y[..5], [1.0, -65504.0, 65504.0, 65504.0, f32::NEG_INFINITY]);
         assert!(y[5].is_nan() && y[7..] == [0.0; 3] && y[9].is_sign_negative());
         assert_eq!((lost.numbers, lost.overflowed, lost.largest), (10, 2, 3.4e38));
         assert_eq!((lost.subnormal, lost.zeroed), (2, 1));
-        let (bytes, lost) = round(&x, Narrow::Bfloat16);
-        assert_eq!(back(&bytes, Narrow::Bfloat16)[1], -3.3961775e38);
+        let (codes, lost) = round(&x, Narrow::Bfloat16);
+        assert_eq!(back(&codes, Narrow::Bfloat16)[1], -3.3961775e38);
         assert_eq!((lost.overflowed, lost.subnormal, lost.zeroed), (0, 0, 0));
         // What rounds to infinity is past the range, and nothing before.
         let edge = f32::from_bits(0x7f7f_8000);
@@ -127,8 +135,8 @@ mod tests {
 
     #[test]
     fn a_small_number_that_stands_alone_does_not_vanish() {
-        let (bytes, lost) = round(&[-1e-12], Narrow::Float16);
-        assert_eq!(back(&bytes, Narrow::Float16), [-Narrow::Float16.smallest()]);
+        let (codes, lost) = round(&[-1e-12], Narrow::Float16);
+        assert_eq!(back(&codes, Narrow::Float16), [-Narrow::Float16.smallest()]);
         assert_eq!((lost.subnormal, lost.zeroed), (1, 0));
         assert_eq!(back(&round(&[0.0], Narrow::Float16).0, Narrow::Float16), [0.0]);
     }
@@ -137,7 +145,7 @@ mod tests {
     #[test]
     fn rounding_is_to_nearest_ties_to_even() {
         for to in [Narrow::Float16, Narrow::Bfloat16] {
-            let reals = back(&(0..=u16::MAX).flat_map(u16::to_le_bytes).collect::<Vec<_>>(), to);
+            let reals = back(&(0..=u16::MAX).collect::<Vec<_>>(), to);
             let finite: Vec<u16> = (0..0x7fff).filter(|&c| reals[usize::from(c) + 1].is_finite()).collect();
             for code in finite {
                 let (a, b) = (f64::from(reals[usize::from(code)]), f64::from(reals[usize::from(code) + 1]));

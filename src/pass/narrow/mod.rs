@@ -11,11 +11,12 @@ mod types;
 
 use std::collections::{BTreeMap, HashMap};
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use super::{Context, FreezeInputs, InlineFunctions, LiftConstants, Pass, RaiseOpset, Skipped, UniqueNames};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{DataType, Model};
+use crate::model::{DataType, Model, NodeExt};
 use crate::plan::Patterns;
 use crate::schema::ValueType;
 use plan::Plan;
@@ -66,11 +67,11 @@ impl Narrow {
         }
     }
 
-    /// The code of a number, rounded to nearest, ties to even.
-    fn bits(self, x: f32) -> u16 {
+    /// The codes of numbers, rounded to nearest, ties to even; slices of one length.
+    fn encode(self, x: &[f32], codes: &mut [u16]) {
         match self {
-            Narrow::Float16 => f16::from_f32(x).to_bits(),
-            Narrow::Bfloat16 => bf16::from_f32(x).to_bits(),
+            Narrow::Float16 => codes.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x),
+            Narrow::Bfloat16 => codes.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(x),
         }
     }
 
@@ -149,13 +150,20 @@ pub struct Narrowed {
 /// - **Before**: `y = Gemm(x, w)`. **After**: `y = Cast(Gemm(Cast(x), w (float16)))`.
 /// - **Source**: the element types of ONNX's operators; IEEE 754-2019, section 4.3.1 (rounding).
 ///
-/// Errors when nothing becomes narrow, when the opset cannot be raised, and when a constant is broken.
+/// Errors when nothing becomes narrow, when what is excluded is not there, when the opset cannot be raised, and when a
+/// constant is broken.
 pub fn narrow(model: &mut Model, wish: &Narrowing, cx: &mut Context<'_>) -> Result<Narrowed> {
     let mut prepared = model.clone();
     prepare(&mut prepared, wish, cx)?;
     raise(&mut prepared, wish, cx);
+    wish.exclude.check(&prepared.graph)?;
     let proto = prepared.to_proto();
-    let plan = Plan::decide(&proto, sites::sites(&proto), wish);
+    let sites = sites::sites(&proto);
+    if let Some(op) = wish.exclude_ops.iter().find(|op| sites.iter().all(|s| s.node.operator() != **op)) {
+        let what = format!("no node of the model has the operator `{op}`");
+        return Err(Error::new(ErrorKind::Usage, what).hint("`qdq inspect` lists the operators of the model"));
+    }
+    let plan = Plan::decide(&proto, sites, wish);
     let mut rewriter = Rewriter::new(&plan, wish.to, &mut prepared.graph, cx.scratch.as_ref());
     let graph = proto.graph.as_ref().map(|g| rewriter.model(g)).transpose()?;
     let done = std::mem::take(&mut rewriter.done);

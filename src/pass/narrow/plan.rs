@@ -236,8 +236,10 @@ impl<'m> Plan<'m> {
         let kinds: Vec<usize> = (0..version.variables()).filter(of_float).collect();
         let takes = |set: &schema::TypeSet| set.has(self.half);
         if kinds.iter().any(|&v| version.types(v).is_some_and(|(_, set)| takes(set))) {
-            let of_tensors =
-                |v| bound(site.node, version, v, &self.types).is_none_or(|t| matches!(t, ValueType::Tensor(_)));
+            let of_tensors = |v| match bound(site.node, version, v, &self.types) {
+                Some(kind) => matches!(kind, ValueType::Tensor(_)),
+                None => version.types(v).is_some_and(|(_, set)| set.has_tensors()),
+            };
             if !(0..version.variables()).all(of_tensors) {
                 return Some("sequences and optional values stay float32".into());
             }

@@ -50,6 +50,8 @@ pub(super) struct Rewriter<'p, 'm> {
     ends: HashSet<String>,
     /// Values of the narrow type whose Cast went, and what they are now.
     renamed: HashMap<String, String>,
+    /// float32 values that Casts made of float32 values, and which.
+    same: HashMap<String, String>,
     pub done: Done,
 }
 
@@ -65,6 +67,7 @@ impl<'p, 'm> Rewriter<'p, 'm> {
             next: 0,
             ends: HashSet::new(),
             renamed: HashMap::new(),
+            same: HashMap::new(),
             done: Done::default(),
         }
     }
@@ -115,7 +118,7 @@ impl<'p, 'm> Rewriter<'p, 'm> {
         }
         for (value, form) in new.output.iter_mut().zip(outputs) {
             if self.plan.is_float(value.name()) {
-                let name = self.read(&value.name().to_owned(), *form);
+                let name = self.read(value.name(), *form);
                 value.name = Some(name);
                 self.state(value, *form);
             }
@@ -191,6 +194,8 @@ impl<'p, 'm> Rewriter<'p, 'm> {
 
     /// The name under which a float32 value is read in a form; puts in a Cast where it has none yet.
     fn read(&mut self, name: &str, form: Form) -> String {
+        let same = self.same.get(name).cloned();
+        let name = same.as_deref().unwrap_or(name);
         let names = self
             .values
             .entry(name.to_owned())
@@ -248,7 +253,7 @@ impl<'p, 'm> Rewriter<'p, 'm> {
         } else {
             self.next += self.plan.sites[i].inside;
         }
-        if self.drop_cast(node, &new) {
+        if self.drop_cast(node) {
             self.done.dropped += 1;
             return Ok(());
         }
@@ -256,33 +261,42 @@ impl<'p, 'm> Rewriter<'p, 'm> {
         if narrow {
             *self.done.converted.entry(node.operator()).or_default() += 1;
         }
-        self.make(node, new)
+        // What was of the narrow type before it was cast need not be cast back.
+        let source = node.is("Cast") && node.input_at(0).is_some_and(|x| self.plan.is_half(x));
+        let source = new.input_at(0).filter(|_| source).map(str::to_owned);
+        self.make(node, new)?;
+        if let Some(names) = node.output_at(0).and_then(|o| self.values.get_mut(o)).filter(|_| source.is_some()) {
+            names.narrow = names.narrow.take().or(source);
+        }
+        Ok(())
     }
 
-    /// Leaves out a Cast that would change nothing any more: its value is what it reads.
-    fn drop_cast(&mut self, old: &NodeProto, new: &NodeProto) -> bool {
-        let (Some(input), Some(output)) = (old.input_at(0), old.output_at(0)) else { return false };
-        if !old.is("Cast") || self.ends.contains(output) || self.plan.kept.contains_key(output) {
+    /// Leaves out a Cast whose value is there without it.
+    fn drop_cast(&mut self, node: &NodeProto) -> bool {
+        let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { return false };
+        if !node.is("Cast") || self.ends.contains(output) || self.plan.kept.contains_key(output) {
             return false;
         }
-        let Some(own) = new.input_at(0).map(str::to_owned) else { return false };
-        let names = self.values.get(input).filter(|_| self.plan.is_float(input)).cloned();
-        let read = match &names {
-            Some(names) if names.narrow.as_ref() == Some(&own) => Form::Narrow,
-            Some(_) => Form::Wide,
-            None if self.plan.is_half(input) => Form::Narrow,
-            None => return false,
-        };
-        if self.plan.is_half(output) && read == Form::Narrow {
-            self.renamed.insert(output.to_owned(), own);
-            return true;
+        let now = || self.renamed.get(input).cloned().unwrap_or_else(|| input.to_owned());
+        match (self.plan.is_float(input), self.plan.is_float(output)) {
+            (true, true) => {
+                let root = self.same.get(input).cloned().unwrap_or_else(|| input.to_owned());
+                self.same.insert(output.to_owned(), root);
+            }
+            (true, false) if self.plan.is_half(output) => {
+                let own = self.read(input, Form::Narrow);
+                self.renamed.insert(output.to_owned(), own);
+            }
+            (false, true) if self.plan.is_half(input) && self.plan.made(output) == Form::Narrow => {
+                let (narrow, depth) = (Some(now()), self.written.len() - 1);
+                self.values.insert(output.to_owned(), Names { wide: None, narrow, depth });
+            }
+            (false, false) if self.plan.is_half(input) && self.plan.is_half(output) => {
+                let own = now();
+                self.renamed.insert(output.to_owned(), own);
+            }
+            _ => return false,
         }
-        if !self.plan.is_float(output) || self.plan.made(output) != read {
-            return false;
-        }
-        let depth = names.map_or(self.written.len() - 1, |n| n.depth);
-        let (wide, narrow) = if read == Form::Wide { (Some(own), None) } else { (None, Some(own)) };
-        self.values.insert(output.to_owned(), Names { wide, narrow, depth });
         true
     }
 
