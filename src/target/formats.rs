@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::Target;
 use crate::error::Result;
 use crate::number::{Distribution, Format, Minifloat, ScaleForm, Share, Storage, WeightFormat};
 use crate::report::{Cell, Column, Table};
@@ -34,6 +35,13 @@ pub struct FormatRow {
     pub laplace_db: f64,
     /// Of a uniform distribution.
     pub uniform_db: f64,
+}
+
+impl Target {
+    /// Whether the target runs the native storage of a format whose numbers or scales are no plain integers and floats.
+    pub fn runs(&self, format: &WeightFormat) -> bool {
+        self.weight_formats.contains(&format.format) && (!format.scales.is_power() || self.power_scales)
+    }
 }
 
 /// Whether ONNX Runtime 1.31 has CPU kernels for the native storage: there are none for DequantizeLinear of float4e2m1, and none
@@ -125,8 +133,9 @@ impl WeightFormat {
         let blocks = if matches!(self.share, Share::Block(_)) { 21 } else { 13 };
         let scales = match self.scales {
             ScaleForm::Coded { format, power: false, .. } => format.opset,
+            ScaleForm::Coded { format, .. } => format.opset.max(24),
             ScaleForm::Float => 0,
-            _ => 24,
+            ScaleForm::Power => 24,
         };
         self.format.opset.max(blocks).max(scales)
     }
