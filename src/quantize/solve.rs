@@ -10,13 +10,13 @@ use super::shrink::{best_share, shrunk};
 use crate::calibrate::PatchMoments;
 use crate::error::Result;
 use crate::model::{DataType, Graph, NodeExt};
-use crate::number::{Grid, QuantParams};
+use crate::number::{QuantParams, StoredScales};
 use crate::plan::ChosenCodes;
 use crate::round::{Problem, Rounded, Rounding, objective, round, seek_scales};
 
 /// What became of one matrix.
 struct Solved {
-    grids: Vec<Grid>,
+    scales: Vec<f32>,
     rounded: Rounded,
     /// The objective on the samples: of zeros, of the nearest codes, and of those that were chosen.
     power: f64,
@@ -39,19 +39,23 @@ pub(super) fn solve(
     all.merge(&other);
     drop(other);
     let products = products(&all);
-    // A scale that matrices share cannot be searched for in one of them, and those of other types than float are rounded.
-    let seeks = layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
+    // A scale that matrices share cannot be searched for in one of them, those that are no floats are rounded, and tables of
+    // their own fit the weights as they are.
+    let exact = *layer.params.stored_scales() == StoredScales::Floats && layer.params.tables().is_none();
+    let seeks = exact && layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
     let one = |(group, matrix): (usize, &mut Matrix<'_>)| -> Result<Solved> {
         // What zeros would lose is all there is.
         let power = objective(&matrix.problem(&all.products[group]), &matrix.zeros());
         let before = round(&matrix.problem(&products[group]), &Rounding::Nearest)?.before;
         let known = shrunk(&products[group], layer.matrix.columns, share);
         if seeks {
-            matrix.grids = seek_scales(&matrix.problem(&known))?;
+            let found: Vec<f32> = seek_scales(&matrix.problem(&known))?.iter().map(|g| g.scale).collect();
+            matrix.grids.iter_mut().zip(found).for_each(|(grid, scale)| grid.scale = scale);
         }
         let rounded = round(&matrix.problem(&known), rounding)?;
         let after = objective(&Problem { moments: &products[group], ..matrix.problem(&known) }, &rounded.codes);
-        Ok(Solved { grids: matrix.grids.clone(), rounded, power, before, after })
+        let scales = matrix.grids.iter().map(|g| g.scale).collect();
+        Ok(Solved { scales, rounded, power, before, after })
     };
     let solved: Vec<Solved> = matrices.par_iter_mut().enumerate().map(one).collect::<Result<_>>()?;
 
@@ -60,7 +64,7 @@ pub(super) fn solve(
     let mut methods: BTreeMap<&'static str, usize> = BTreeMap::new();
     for (group, (matrix, solved)) in matrices.iter().zip(&solved).enumerate() {
         layer.matrix.put(group, &solved.rounded.codes, &mut codes);
-        matrix.places.iter().zip(&solved.grids).for_each(|(&at, grid)| scales[at] = grid.scale);
+        matrix.places.iter().zip(&solved.scales).for_each(|(&at, &scale)| scales[at] = scale);
         *methods.entry(solved.rounded.method).or_default() += 1;
     }
     let method = methods.into_iter().max_by_key(|(_, count)| *count).map_or("nearest", |(name, _)| name);
@@ -77,7 +81,8 @@ pub(super) fn solve(
         after: relative(sum(|s| s.after)),
     };
     let means = layer.biased.then(|| all.means().into());
-    Ok(((layer.params.with_scales(scales)?, ChosenCodes { codes: codes.into(), means }), row))
+    let params = if exact { layer.params.with_scales(scales)? } else { layer.params.clone() };
+    Ok(((params, ChosenCodes { codes: codes.into(), means }), row))
 }
 
 /// How many patches each half saw.

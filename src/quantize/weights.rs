@@ -2,7 +2,7 @@
 //! no engine, and no more memory than the largest weights take.
 
 use super::rounding::{Source, reconstruct};
-use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
+use super::{Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
@@ -68,6 +68,7 @@ fn without_ranges(
     clock.stage("plan");
     let mut plan = Plan::of_weights(&quantized.graph, policy, mode)?;
     let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized.graph, &plan)?);
+    let weights = WeightFacts::of(&quantized.graph, &plan, policy)?;
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
     }
@@ -82,8 +83,8 @@ fn without_ranges(
         clock.stage("round");
         let source = Source { samples, picks: &picks.0, executor, events: &events };
         let corrects = policy.steps.correct_bias != Switch::Off;
-        let (weights, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, &source)?;
-        plan.take_weights(&weights);
+        let (chosen, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, &source)?;
+        plan.take_weights(&chosen);
         rounding = rows;
         if corrects {
             pass::run(&CorrectBias { plan: &plan }, &mut quantized, &mut cx)?;
@@ -118,6 +119,7 @@ fn without_ranges(
         }),
         counts,
         nodes,
+        weights,
         steps: Vec::new(),
         rounding,
         reformed: Vec::new(),
