@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::model::{DataType, Graph, NodeExt};
 use crate::number::{Grid, QuantParams};
 use crate::plan::ChosenCodes;
-use crate::round::{Problem, Rounded, Rounding, objective, round, seek_scales};
+use crate::round::{Problem, Rounded, Rounding, objective, refine, round, seek_scales};
 
 /// What became of one matrix.
 struct Solved {
@@ -49,7 +49,10 @@ pub(super) fn solve(
         if seeks {
             matrix.grids = seek_scales(&matrix.problem(&known))?;
         }
-        let rounded = round(&matrix.problem(&known), rounding)?;
+        let mut rounded = round(&matrix.problem(&known), rounding)?;
+        if seeks && rounding.polishes() {
+            (matrix.grids, rounded) = refine(&matrix.problem(&known), rounded)?;
+        }
         let after = objective(&Problem { moments: &products[group], ..matrix.problem(&known) }, &rounded.codes);
         Ok(Solved { grids: matrix.grids.clone(), rounded, power, before, after })
     };

@@ -25,6 +25,7 @@
 //! | [`Rounding::AdaRound`] | `adaround.rs` | Nagel et al. 2020 |
 //! | [`Rounding::Auto`] | `mod.rs` | the least of nearest and GPTQ, both polished |
 //! | [`seek_scales`] | `scales.rs` | SeqMSE, AdaQuant |
+//! | [`refine`] | `refine.rs` | scales and codes in turn |
 //!
 //! All but nearest and stochastic end with the descent of [`Rounding::Descent`], which polishes what they found; and
 //! none gives back a row of codes that is worse than nearest's.
@@ -43,6 +44,7 @@ mod made;
 mod method;
 mod pairs;
 mod problem;
+mod refine;
 mod scales;
 mod stochastic;
 
@@ -52,6 +54,7 @@ pub use adaround::AdaRoundOptions;
 pub use gptq::GptqOptions;
 pub use method::Rounding;
 pub use problem::{GridOf, Problem, objective};
+pub use refine::refine;
 pub use scales::seek_scales;
 
 use crate::error::Result;
