@@ -14,7 +14,7 @@
 //! - `H` of a Gemm or MatMul comes from the rows of its input, of a Conv from the patches under its kernel; a grouped
 //!   Conv is one [`Problem`] a group. Its unit does not matter: a mean is as good as a sum.
 //! - Where the layer will see inputs `X'` that quantization upstream has already moved, the objective `|WX - W'X'|^2` is
-//!   the same with `H = X' X'^T` and weights `W X X'^T H^-1`, up to a constant: the caller replaces the weights.
+//!   the same with `H = X' X'^T` and weights `W X X'^T H^-1`, up to a constant: [`Moved`] has the change of the weights.
 //!
 //! | method | file | source |
 //! |---|---|---|
@@ -45,6 +45,7 @@ mod method;
 mod pairs;
 mod problem;
 mod refine;
+mod retarget;
 mod scales;
 mod stochastic;
 
@@ -55,6 +56,7 @@ pub use gptq::GptqOptions;
 pub use method::Rounding;
 pub use problem::{GridOf, Problem, objective};
 pub use refine::refine;
+pub use retarget::{Fall, Moved};
 pub use scales::seek_scales;
 
 use crate::error::Result;
