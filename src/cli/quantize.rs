@@ -104,6 +104,11 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "METHOD")]
     round: Option<Rounding>,
 
+    /// Choose codes of weights in so many stages, from the input on: the first layers of each make good what they can of what
+    /// those before it lost. Nearer, and two more runs of the samples a stage; 8 stages where no number is given
+    #[arg(long, value_name = "STAGES", num_args = 0..=1, default_missing_value = "8")]
+    sequential: Option<NonZeroUsize>,
+
     /// Quantize these operators only
     #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
     ops: Option<Vec<String>>,
@@ -427,6 +432,11 @@ impl QuantizeArgs {
             None if shown && policy.weights.bits < 8 => Rounding::AUTO,
             None => Rounding::Nearest,
         };
+        if self.sequential.is_some() && !policy.rounding.needs_moments() {
+            let what = "`--sequential` is about how codes are chosen by samples, and each weight takes the nearest";
+            return Err(Error::new(ErrorKind::Usage, what).hint("choose codes, for instance with `--round auto`"));
+        }
+        policy.stages = self.sequential;
         policy.operators = self.ops.clone();
         policy.exclude = Patterns::new(&self.exclude)?;
         policy.only = Patterns::new(&self.only)?;

@@ -103,9 +103,9 @@ pub struct ConstantDecision {
 pub struct ChosenCodes {
     /// A code for each element.
     pub codes: Arc<[i32]>,
-    /// The mean of each number of the patches that the layer read, group after group
-    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes the error of the mean away.
-    pub means: Option<Arc<[f64]>>,
+    /// What the outputs of the layer are off by on average with these codes, row after row of the weight
+    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes it away.
+    pub shift: Option<Arc<[f64]>>,
 }
 
 /// Parameters and codes that were chosen for weights, by the names of the initializers.
@@ -180,6 +180,13 @@ impl Plan {
                 (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
             }
         }
+    }
+
+    /// Leaves weights float for which no codes were chosen, and their biases.
+    pub fn keep_chosen_weights(&mut self) {
+        let chosen: BTreeSet<NodeId> =
+            self.constants.iter().filter(|(_, d)| d.chosen.is_some()).map(|(at, _)| at.node).collect();
+        self.constants.retain(|at, d| d.part == Part::Operand || chosen.contains(&at.node));
     }
 
     /// Whether it changes nothing.

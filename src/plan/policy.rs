@@ -34,6 +34,9 @@ pub struct Policy {
     pub weight_clip: Method,
     /// How weights become codes. Methods that ask for what layers read need samples, and are passed over without.
     pub rounding: Rounding,
+    /// Codes of weights are chosen in so many stages, one behind the other as the layers are, each for what its layers read
+    /// behind the stages before it; all in one for what they read in the float model where it is `None`.
+    pub stages: Option<NonZeroUsize>,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -57,6 +60,7 @@ impl Policy {
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             rounding: Rounding::Nearest,
+            stages: None,
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),

@@ -5,6 +5,7 @@ mod facts;
 mod matrix;
 mod ranges;
 mod reshape;
+mod retarget;
 mod rounding;
 mod shrink;
 mod solve;
@@ -270,7 +271,11 @@ pub fn quantize_from(
         clock.stage("round");
         let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
         let source = rounding::Source { samples, picks: &picked, executor, events: &events };
-        (weights, rounding) = rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), &source)?;
+        let decide = |model: &Model, weights: &Reconstructed| Plan::decide_with(&model.graph, ranges, policy, weights);
+        let partly = |weights: &Reconstructed| rounding::partly(&prepared, weights, decide, &events);
+        let stages = policy.stages.map(|count| rounding::Stages { count: count.get(), partly: &partly });
+        (weights, rounding) =
+            rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), stages, &source)?;
         plan = Plan::decide_with(&prepared.graph, ranges, policy, &weights)?;
         // Codes that leave the mean to a bias count on it.
         corrects.into_iter().for_each(|step| step.taken = true);

@@ -1,6 +1,6 @@
 //! Quantization of weights alone: no samples, no engine, and no more memory than the largest weights take.
 
-use super::rounding::{Source, reconstruct};
+use super::rounding::{Source, Stages, partly, reconstruct};
 use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
 use crate::error::Result;
 use crate::events::Events;
@@ -9,7 +9,7 @@ use crate::model::{Model, Scratch};
 use crate::pass::{
     self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
 };
-use crate::plan::{Plan, Policy, Switch, opset_of_weights};
+use crate::plan::{Plan, Policy, Reconstructed, Switch, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -61,7 +61,14 @@ pub fn quantize_weights(
         clock.stage("round");
         let source = Source { samples, picks: &picks.0, executor, events: &events };
         let corrects = policy.steps.correct_bias != Switch::Off;
-        let (weights, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, &source)?;
+        let decide = |_: &Model, weights: &Reconstructed| {
+            let mut plan = plan.clone();
+            plan.take_weights(weights);
+            Ok(plan)
+        };
+        let partly = |weights: &Reconstructed| partly(&quantized, weights, decide, &events);
+        let stages = policy.stages.map(|count| Stages { count: count.get(), partly: &partly });
+        let (weights, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, stages, &source)?;
         plan.take_weights(&weights);
         rounding = rows;
         if corrects {
