@@ -33,15 +33,7 @@ const ROWS: [(&str, Steps); 6] = {
         ("+ absorb bias", ABSORBED),
         ("+ correct bias", Steps { correct_bias: Switch::On, ..ABSORBED }),
         ("correct bias alone", Steps { correct_bias: Switch::On, ..NONE }),
-        (
-            "as measured",
-            Steps {
-                equalize: Switch::Auto,
-                absorb_bias: Switch::Auto,
-                limit_ranges: Switch::Auto,
-                correct_bias: Switch::Auto,
-            },
-        ),
+        ("as measured", Steps::all(Switch::Auto)),
     ]
 };
 
@@ -84,7 +76,7 @@ fn run(arguments: &[String]) -> Result<String> {
     for (name, steps) in ROWS {
         let policy = Policy { per_channel, steps, ..Policy::of(&ORT_CPU) };
         let made = quantize(&float, calib.as_ref(), &Recipe { policy }, &Tract, &Silent).at(|| name.to_owned())?;
-        let questions = Questions { labels: labels.clone(), layers: false };
+        let questions = Questions { labels: labels.clone(), ..Default::default() };
         let found = validate(&float, &made.model, eval.as_ref(), &questions, &Tract, &Silent)?;
         let share = |x: Option<f64>| x.map_or(Cell::None, |x| Cell::Text(format!("{:.1} %", 100.0 * x)));
         let worst = found.outputs.iter().filter_map(|o| o.sqnr_db).reduce(f64::min);

@@ -29,14 +29,17 @@
 //! | [`scaling`] | which channels can be scaled, and by whom |
 //! | [`target`] | what a runtime wants, as data |
 //! | [`sample`] | where samples come from |
-//! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract |
+//! | [`exec`] | engines that run models; `exec/tract.rs` alone names tract, `exec/onnxruntime.rs` the crate of ONNX Runtime |
 //! | [`calibrate`] | samples through the engine, ranges out |
 //! | [`plan`] | the decision table |
+//! | [`lint`] | what in a quantized graph keeps runtimes from integers, or costs accuracy |
 //! | [`pass`] | the rewrites, one file each |
 //! | [`inspect`] | what is in a model |
 //! | [`validate`] | drift of a quantized model against its float original |
 //! | [`quantize`] | the way of the data, top to bottom |
+//! | [`explain`] | what becomes of everything in a model, and why |
 //! | [`dequantize`] | the way back |
+//! | [`convert`] | from QDQ to QOperator form, and back |
 //!
 //! # Invariants
 //!
@@ -67,12 +70,15 @@
 
 pub mod calibrate;
 pub mod check;
+pub mod convert;
 pub mod dequantize;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod explain;
 pub mod inspect;
 pub mod integer;
+pub mod lint;
 pub mod model;
 pub mod number;
 pub mod observe;

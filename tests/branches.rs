@@ -12,7 +12,7 @@ use qdq::pass::{self, Context};
 use qdq::plan::{Patterns, Policy};
 use qdq::proto::attribute_proto::AttributeType;
 use qdq::proto::{FunctionProto, OperatorSetIdProto};
-use qdq::quantize::{Quantized, Recipe, quantize, quantize_weights};
+use qdq::quantize::{Quantized, Recipe, quantize, quantize_dynamic, quantize_weights};
 use qdq::sample::{Sample, Samples};
 use qdq::target::ORT_CPU;
 use qdq::validate::{Questions, Validation, validate};
@@ -260,6 +260,33 @@ fn the_body_of_a_loop_stays_float_unless_only_weights_are_stored() {
     assert!(made.model.graph.initializer("w").is_none());
     assert!(made.report.outputs.iter().all(|o| o.sqnr_db.unwrap() > 30.0), "{:?}", made.report.outputs);
     emit("branches_loop_weights", &float, &made.model, &samples, &made.report.outputs);
+}
+
+#[test]
+fn bodies_compute_in_integers_and_with_packed_weights() {
+    use qdq::plan::Emit;
+    use std::num::NonZeroUsize;
+    let count = |model: &Model, op: &str| {
+        let inside = model.graph.bodies().into_iter().flat_map(|id| {
+            let body = model.graph.body(id).unwrap();
+            body.nodes().map(|(_, n)| n.op_type().to_owned()).collect::<Vec<_>>()
+        });
+        let outside = model.graph.nodes().map(|(_, n)| n.op_type().to_owned());
+        outside.chain(inside).filter(|o| o == op).count()
+    };
+    let float = with_loop();
+    let samples = noise_samples(SHAPE, 6);
+    let verify: Option<(&dyn Samples, &dyn qdq::exec::Executor)> = Some((&samples, &Tract));
+    let made = quantize_dynamic(&float, &policy(), verify, None, &Silent).unwrap();
+    assert_eq!((made.report.counts.dynamic, count(&made.model, "MatMulInteger")), (2, 2));
+    assert!(made.report.outputs.iter().all(|o| o.sqnr_db.unwrap() > 25.0), "{:?}", made.report.outputs);
+    emit("branches_loop_dynamic", &float, &made.model, &samples, &made.report.outputs);
+
+    let policy = Policy { emit: Emit::MatMulNBits, block_size: NonZeroUsize::new(16), ..policy() };
+    let made = quantize_weights(&float, &policy, None, None, &Silent).unwrap();
+    assert_eq!((made.report.counts.weight_only, count(&made.model, "MatMulNBits")), (2, 2));
+    assert_eq!(count(&made.model, "DequantizeLinear"), 0);
+    emit("branches_loop_packed", &float, &made.model, &samples, &[]);
 }
 
 /// What the dynamo exporter of PyTorch writes: functions that call functions, attributes handed through, Constant nodes

@@ -40,6 +40,7 @@ stored as codes  12 constants, 12 biases
 Q/DQ pairs       16
 equalize         3 places, +0.8 dB in trial
 absorb-bias      nothing to do
+smooth           nothing to do
 limit-ranges     nothing to do
 correct-bias     12 places, +0.4 dB in trial
 time             prepare T s, reshape T s, calibrate T s, plan T s, insert T s, verify T s
@@ -87,6 +88,7 @@ fn quantize_prints_json_and_markdown() {
         "nodes",
         "steps",
         "rounding",
+        "reformed",
         "skipped",
         "outputs",
         "warnings",
@@ -197,7 +199,7 @@ fn validate_shows_drift_accuracy_and_layers() {
     let json = run(&[&base[..], &["--layers", "--top", "2", "--json"]].concat());
     let facts: serde_json::Value = serde_json::from_str(&json.data).unwrap();
     let keys: Vec<&String> = facts.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["qdq", "engine", "source", "samples", "outputs", "accuracy", "layers"]);
+    assert_eq!(keys, ["qdq", "engine", "source", "samples", "outputs", "accuracy", "layers", "deployed"]);
     assert_eq!(facts["accuracy"]["float_top1"], 0.974);
     assert_eq!(facts["layers"].as_array().unwrap().len(), 2);
 
@@ -403,4 +405,31 @@ fn weights_alone_need_no_samples_and_lie_where_they_are_told() {
     assert!(outcome.code == 2 && outcome.words.contains("a gate needs samples"), "{}", outcome.words);
     let outcome = run(&["quantize", DIGITS, "-o", &out, "--force"]);
     assert!(outcome.code == 2 && outcome.words.contains("`--mode weights`"), "{}", outcome.words);
+}
+
+#[test]
+fn modes_and_forms_that_do_not_go_together_are_refused() {
+    let desk = Desk::new();
+    let out = desk.path("d.onnx");
+    let quantize = |more: &[&str]| run(&[&["quantize", DIGITS, "-o", &out, "--force"], more].concat());
+    let outcome = quantize(&["--mode", "dynamic"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+    assert!(outcome.data.contains(" dynamic, ") && outcome.data.contains("not verified"), "{}", outcome.data);
+    let model = Model::read(out.as_ref()).unwrap();
+    assert!(model.graph.nodes().any(|(_, n)| n.is("ConvInteger")));
+    let outcome = quantize(&["--mode", "dynamic", "--data", CALIB, "--min-sqnr", "25"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.words);
+
+    for (options, word) in [
+        (&["--mode", "dynamic", "--weights", "int4"][..], "multiply bytes"),
+        (&["--mode", "dynamic", "--block-size", "32"], "one scale"),
+        (&["--mode", "dynamic", "--activations", "int8"], "affine uint8"),
+        (&["--mode", "dynamic", "--ranges", "r.json"], "need no other"),
+        (&["--mode", "dynamic", "--data-free"], "need no other"),
+        (&["--mode", "dynamic", "--emit", "matmulnbits"], "reads floats"),
+        (&["--mode", "weights", "--emit", "matmulnbits", "--block-size", "20"], "16, 32, 64"),
+        (&["--data", CALIB, "--emit", "matmulnbits"], "static mode"),
+    ] {
+        quantize(options).is_error_with_hint(word);
+    }
 }

@@ -48,6 +48,22 @@ fn models_cut_short() {
     }
 }
 
+#[cfg(not(feature = "ort"))]
+#[test]
+fn an_engine_that_was_not_built_in() {
+    let desk = Desk::new();
+    let out = desk.path("out");
+    let hint = "hint: build it with `cargo build --release --features ort`";
+    for (command, engine) in [("calibrate", "onnxruntime"), ("quantize", "onnxruntime"), ("validate", "both")] {
+        let place: &[&str] = if command == "validate" { &[DIGITS] } else { &["-o", &out] };
+        let outcome = desk::run(&[&[command, DIGITS, "--data", CALIB, "--engine", engine], place].concat());
+        outcome.is_error_with_hint("this qdq was built without ONNX Runtime");
+        assert!(outcome.words.contains(hint), "{}", outcome.words);
+    }
+    desk::run(&["calibrate", DIGITS, "--data", CALIB, "-o", &out, "--ort-lib", "libonnxruntime.so"]).is_usage();
+    assert!(desk.names().is_empty());
+}
+
 #[test]
 fn a_quantized_model() {
     let desk = Desk::new();

@@ -122,7 +122,7 @@ fn classifiers_keep_their_classes() {
         let eval = samples_of(&format!("{folder}/eval.npz"), &float);
         let written = make(&float, calib.as_ref(), true).model;
         let labels = sample::labels(&fixture(&format!("{folder}/eval_labels.npy")), eval.as_ref()).unwrap();
-        let questions = Questions { layers: true, labels: Some(labels) };
+        let questions = Questions { layers: true, labels: Some(labels), ..Default::default() };
         let found = validate(&float, &written, eval.as_ref(), &questions, &Tract, &Silent).unwrap();
         let accuracy = found.accuracy.unwrap();
         assert!(accuracy.quantized_top1 >= least, "{folder}: {accuracy:?}");

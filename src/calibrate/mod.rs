@@ -141,6 +141,11 @@ impl Ranges {
         self.taken.extend(other.taken);
     }
 
+    /// Counts a branch among those that samples took.
+    pub fn take(&mut self, branch: &GraphProto) {
+        self.taken.extend(first_value(branch).map(str::to_owned));
+    }
+
     /// Whether a sample took this branch, or might have: one that makes no value cannot be told from others.
     pub fn took(&self, branch: &GraphProto) -> bool {
         first_value(branch).is_none_or(|v| self.taken.contains(v))

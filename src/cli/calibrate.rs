@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use qdq::calibrate::RangesFile;
 use qdq::error::{Error, ErrorKind, Place, Result};
-use qdq::exec::Tract;
 use qdq::model::{Model, replace_file};
 use qdq::plan::Policy;
 use qdq::quantize::learn_ranges;
@@ -14,9 +14,10 @@ use qdq::sample::Share;
 use qdq::target::Target;
 
 use super::data::HowArgs;
+use super::engine::EngineArgs;
 use super::output;
 use super::progress::Progress;
-use super::quantize::target;
+use super::target::target;
 
 /// Runs samples through a float model and keeps what was seen of its values, for `qdq quantize --ranges`.
 ///
@@ -42,9 +43,9 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["data", "shard"])]
     merge: Vec<PathBuf>,
 
-    /// What the model is for
-    #[arg(long, value_name = "NAME", default_value = "ort-cpu", value_parser = target)]
-    target: &'static Target,
+    /// What the model is for: a name that `qdq targets` lists, or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "ort-cpu", value_parser = target)]
+    target: Arc<Target>,
 
     /// Where samples come from: a .npy, .npz or .safetensors file, a folder of JPEG or PNG images, a folder of ONNX
     /// test data, or random:N
@@ -57,6 +58,9 @@ pub struct CalibrateArgs {
 
     #[command(flatten)]
     how: HowArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     /// No progress; warnings only
     #[arg(short, long)]
@@ -92,12 +96,13 @@ impl CalibrateArgs {
     }
 
     fn learn(&self, path: &Path, source: &str) -> Result<RangesFile> {
+        let executor = self.engine.executor()?;
         let progress = Progress::new(self.quiet);
         let model = Model::read(path)?;
         let samples = self.how.open(source, &model, &progress)?;
         let share = self.shard.unwrap_or(Share::ALL);
-        let policy = Policy::of(self.target);
-        let learned = learn_ranges(&model, samples.as_ref(), share, &policy, &Tract, &progress);
+        let policy = Policy::of(&self.target);
+        let learned = learn_ranges(&model, samples.as_ref(), share, &policy, executor.as_ref(), &progress);
         progress.finish();
         learned.at(|| format!("`{}`", path.display()))
     }

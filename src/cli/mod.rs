@@ -2,15 +2,20 @@
 
 mod calibrate;
 mod check;
+mod convert;
 mod data;
 mod dequantize;
+mod engine;
+mod explain;
 mod gate;
 mod inspect;
 mod memory;
 mod output;
+mod policy;
 mod print;
 mod progress;
 mod quantize;
+mod target;
 mod validate;
 mod write;
 
@@ -25,9 +30,12 @@ enum Cli {
     Quantize(Box<quantize::QuantizeArgs>),
     Calibrate(Box<calibrate::CalibrateArgs>),
     Dequantize(dequantize::DequantizeArgs),
+    Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
+    Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
+    Targets(target::TargetsArgs),
 }
 
 /// The exit code of a process that was interrupted, as shells give it.
@@ -52,9 +60,12 @@ pub fn main() -> ExitCode {
         Cli::Quantize(args) => args.run(),
         Cli::Calibrate(args) => args.run(),
         Cli::Dequantize(args) => args.run(),
+        Cli::Convert(args) => args.run(),
         Cli::Inspect(args) => args.run(),
+        Cli::Explain(args) => args.run(),
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
+        Cli::Targets(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {
         print::error(&e);

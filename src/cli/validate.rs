@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qdq::error::{Error, ErrorKind, Result};
-use qdq::exec::Tract;
 use qdq::model::Model;
 use qdq::sample::labels as read_labels;
 use qdq::validate::{Questions, validate};
 
 use super::data::DataArgs;
+use super::engine::EnginesArgs;
 use super::gate::Gate;
 use super::print::FormArgs;
 use super::progress::Progress;
@@ -42,6 +42,9 @@ pub struct ValidateArgs {
     data: DataArgs,
 
     #[command(flatten)]
+    engine: EnginesArgs,
+
+    #[command(flatten)]
     gate: ValidateGate,
 
     #[command(flatten)]
@@ -70,6 +73,7 @@ Examples:
   qdq validate model.onnx model.int8.onnx --data eval.npz
   qdq validate model.onnx model.int8.onnx --data eval.npz --labels eval_labels.npy --max-top1-drop 1
   qdq validate model.onnx model.int8.onnx --data eval.npz --samples 8 --layers --top 10
+  qdq validate model.onnx model.int4.onnx --data eval.npz --engine both --ort-lib libonnxruntime.so
 
 Exit codes:
   0  both models ran, and every gate was met
@@ -79,6 +83,7 @@ Exit codes:
 impl ValidateArgs {
     /// Runs both models and reports.
     pub fn run(self) -> Result<ExitCode> {
+        let (executor, deployed) = (self.engine.executor()?, self.engine.deployed()?);
         let progress = Progress::new(self.form.quiet);
         let (float, quantized) = (Model::read(&self.float)?, Model::read(&self.quantized)?);
         let samples = self.data.open(&float, &progress)?;
@@ -86,8 +91,8 @@ impl ValidateArgs {
             Some(path) => Some(read_labels(path, samples.as_ref())?),
             None => None,
         };
-        let questions = Questions { layers: self.layers, labels };
-        let outcome = validate(&float, &quantized, samples.as_ref(), &questions, &Tract, &progress);
+        let questions = Questions { layers: self.layers, labels, deployed: deployed.as_deref() };
+        let outcome = validate(&float, &quantized, samples.as_ref(), &questions, executor.as_ref(), &progress);
         progress.finish();
         let mut validation = outcome?;
         validation.worst_first(self.top);
@@ -100,7 +105,11 @@ impl ValidateArgs {
             return Err(Error::new(ErrorKind::Usage, "no output of the model is a vector of class scores")
                 .hint("leave `--min-agreement` out, or use `--min-sqnr`"));
         }
-        let missed = gate.missed(&validation.outputs, validation.accuracy.as_ref());
+        let mut missed = gate.missed(&validation.outputs, validation.accuracy.as_ref());
+        if let Some(deployed) = &validation.deployed {
+            let there = gate.missed(&deployed.outputs, deployed.accuracy.as_ref());
+            missed.extend(there.into_iter().map(|sentence| format!("in ONNX Runtime, {sentence}")));
+        }
         self.form.print(&validation, || validation.tables())?;
         Ok(Gate::verdict(&missed))
     }

@@ -74,13 +74,7 @@ pub fn dequantize(
         None => None,
         Some(samples) => {
             clock.stage("verify");
-            let (written, original) = (modern(&float), modern(model));
-            let picks: Vec<usize> = (0..samples.len()).collect();
-            let runner = |model| Runner::new(executor, model, Vec::new());
-            let outputs = compare(&runner(&written)?, &runner(&original)?, samples, &picks, &events)
-                .map_err(|e| e.hint("leave `--data` out to write the model without running it"))?;
-            let (source, samples) = (samples.describe(), picks.len());
-            Some(Verified { engine: executor.name(), source, samples, outputs })
+            Some(verify(&float, model, samples, executor, &events)?)
         }
     };
     let report = Report {
@@ -97,6 +91,22 @@ pub fn dequantize(
         peak_memory: None,
     };
     Ok(Dequantized { model: float, report })
+}
+
+/// Runs samples through two models: how far the other one is from the reference.
+pub(crate) fn verify(
+    reference: &Model,
+    other: &Model,
+    samples: &dyn Samples,
+    executor: &dyn Executor,
+    events: &dyn Events,
+) -> Result<Verified> {
+    let (reference, other) = (modern(reference), modern(other));
+    let picks: Vec<usize> = (0..samples.len()).collect();
+    let runner = |model| Runner::new(executor, model, Vec::new());
+    let outputs = compare(&runner(&reference)?, &runner(&other)?, samples, &picks, events)
+        .map_err(|e| e.hint("leave `--data` out to write the model without running it"))?;
+    Ok(Verified { engine: executor.name(), source: samples.describe(), samples: picks.len(), outputs })
 }
 
 fn nothing_to_dequantize(left: &[Left]) -> Error {

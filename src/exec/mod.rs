@@ -1,13 +1,18 @@
 //! Engines that run models: [`Executor`] makes a model ready, [`Session`] runs samples through it.
 //!
-//! The engine is never asked to understand a number format: before a model reaches it, [`lower`] turns what is
-//! quantized into float constants and fake quantization by our own kernels.
+//! The embedded engine is never asked to understand a number format: before a model reaches it, [`lower`] turns what is
+//! quantized into float constants and fake quantization by our own kernels. So it computes what the specification says.
+//! ONNX Runtime gets models as they are written, and shows what it makes of them.
 
 mod arithmetic;
 #[cfg(feature = "tract")]
 mod culprit;
 mod densify;
+#[cfg(any(feature = "tract", feature = "ort"))]
+mod guard;
 mod lower;
+#[cfg(feature = "ort")]
+mod onnxruntime;
 mod runner;
 mod spread;
 mod straight;
@@ -23,11 +28,15 @@ use crate::error::Result;
 use crate::model::{Dim, Model, Tensor};
 use crate::sample::Sample;
 
+#[cfg(any(feature = "tract", feature = "ort"))]
+pub use guard::guards_panics;
 pub use lower::{FAKE_QUANTIZE, lower};
+#[cfg(feature = "ort")]
+pub use onnxruntime::{OnnxRuntime, Optimization};
 pub use runner::{Runner, Worker, warm_up};
 pub use spread::spread;
 #[cfg(feature = "tract")]
-pub use tract::{Tract, guards_panics};
+pub use tract::Tract;
 
 /// The shape of an input in the runs to come: fixed sizes, and symbols for what changes from run to run.
 pub type InputShape = Vec<Dim>;
@@ -47,6 +56,12 @@ pub trait Executor: Sync {
     /// The shapes that values have whatever the input, as far as the engine can tell: `None` for a size that
     /// depends on the input.
     fn shapes(&self, model: &Model) -> Result<HashMap<String, Vec<Option<usize>>>>;
+
+    /// The model as the engine runs it, once its own rewrites are done; `None` for an engine that cannot tell.
+    fn rewritten(&self, model: &Model) -> Result<Option<Model>> {
+        let _ = model;
+        Ok(None)
+    }
 }
 
 /// A model that is ready to run, to be shared by threads.

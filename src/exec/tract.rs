@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use prost::Message;
@@ -14,6 +13,7 @@ use tract_onnx::tract_core::plan::eval;
 use tract_onnx::tract_hir::internal::*;
 
 use super::culprit::culprit;
+use super::guard::{caught, panicked};
 use super::weightless::weightless;
 use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, Seen, Session, lower};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,26 +35,6 @@ fn failed(what: &str, e: &core::TractError) -> Error {
     Error::new(ErrorKind::Engine, format!("{what}: {}", causes.join(": ")))
 }
 
-thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether a panic of this thread would become an error: for a program's panic hook, which need not print it then.
-pub fn guards_panics() -> bool {
-    GUARDED.get()
-}
-
-/// Runs a step of the engine; errs with what it says where it panics, as it does on unusual models.
-fn caught<T>(step: impl FnOnce() -> T) -> Result<T, String> {
-    GUARDED.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(step));
-    GUARDED.set(false);
-    outcome.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
-    })
-}
-
 /// Runs a step of the engine, whose panics become errors. The engine's own errors name the node; `place` is asked where
 /// it panicked.
 fn guarded_at<T>(
@@ -64,10 +44,7 @@ fn guarded_at<T>(
 ) -> Result<T> {
     match caught(step) {
         Ok(outcome) => outcome.map_err(|e| failed(what, &e)),
-        Err(text) => {
-            let place = place().map_or(String::new(), |node| format!("{node}: "));
-            Err(Error::new(ErrorKind::Engine, format!("{what}: {place}the engine panicked: {text}")))
-        }
+        Err(text) => Err(panicked(what, place(), &text)),
     }
 }
 

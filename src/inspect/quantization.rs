@@ -171,7 +171,10 @@ fn style(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<Option<Style
             _ => Some(Style::Qdq),
         },
         (Origin::Site(s), Some(Role::Bound)) => before.get(s)?.style.filter(|&s| s != Style::WeightOnly),
-        (Origin::Site(s), Some(Role::Pass)) => before.get(s).filter(|j| j.gives_codes).map(|_| Style::QOperator),
+        (Origin::Site(s), Some(Role::Pass)) => {
+            let style = if quantized_in_the_run(walk, site, slot) { Style::Dynamic } else { Style::QOperator };
+            before.get(s).filter(|j| j.gives_codes).map(|_| style)
+        }
         _ => None,
     };
     let data: Vec<usize> = data.into_iter().filter(|&slot| node.input_at(slot).is_some()).collect();

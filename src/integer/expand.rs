@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 
+use super::dynamic::quantize_by_own_range;
 use super::form::{self, Form, Input, Params};
 use super::lift::{drop_unread, lift};
-use super::table::{IntegerOp, computes_on_codes};
+use super::outcome::Outcome;
+use super::source::{Source, source};
+use super::table::{IntegerOp, Style, computes_on_codes};
+use super::wrap::wrap;
 use crate::error::{Place, Refusal, Result};
-use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeId, NodeProto, Tensor, attribute};
+use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute};
 
 /// Rewrites every node of the graph that computes on codes; subgraphs stay.
 ///
@@ -30,21 +34,64 @@ pub fn expand(model: &mut Model, left: &mut dyn FnMut(&Graph, NodeId, String)) -
         let Some(node) = graph.node(id).filter(|n| computes_on_codes(n) || IntegerOp::of(n).is_some()) else {
             continue;
         };
-        let label = graph.label(id);
-        let outcome = match IntegerOp::of(node) {
-            Some(op) => form::read(graph, id, node, op, opset),
-            None => crate::error::no("what its inputs mean is not known"),
-        };
-        match outcome.and_then(|form| Ok(emitter.write(graph, id, form)?)) {
-            Ok(()) => count += 1,
-            Err(Refusal::Skip(reason)) => left(graph, id, reason),
-            Err(Refusal::Fail(e)) => return Err(e.at(label)),
+        let op = IntegerOp::of(node);
+        match emitter.rewrite(graph, id, op, opset)? {
+            None => count += 1,
+            Some(reason) => left(graph, id, reason),
         }
     }
     lift(graph).at(|| "moving DequantizeLinear ahead".to_owned())?;
     graph.drop_unused_initializers();
     Ok(count)
 }
+
+/// Rewrites the operators on codes of the graph that have constant parameters, as [`expand`] does, and lets what moves codes
+/// move floats, between a DequantizeLinear and a QuantizeLinear of its own: afterwards the graph is in the form that
+/// [`fold`](super::fold()) reads.
+///
+/// ```text
+/// before: m = MaxPool(QLinearConv(x, ..))
+/// after:  m = QuantizeLinear(MaxPool(DequantizeLinear(QuantizeLinear(Conv(DequantizeLinear(x, ..), ..)))))
+/// ```
+///
+/// Weight-only operators, and operators whose activations are quantized by their own range, stay: they have no form in
+/// between. `tell` hears of every operator on codes, and of what moves them. Returns how many nodes were rewritten. Errors as
+/// [`expand`].
+pub fn unfold(model: &mut Model, tell: &mut dyn FnMut(Outcome)) -> Result<usize> {
+    let opset = model.opset();
+    let graph = &mut model.graph;
+    let mut emitter = Emitter::default();
+    let mut count = 0;
+    for id in graph.node_ids() {
+        let Some(node) = graph.node(id).filter(|n| computes_on_codes(n) || IntegerOp::of(n).is_some()) else {
+            continue;
+        };
+        let (label, operator, op) = (graph.label(id), node.operator(), IntegerOp::of(node));
+        let stays = match op.and_then(|op| not_static(graph, node, op)) {
+            Some(reason) => Some(reason.to_owned()),
+            None => emitter.rewrite(graph, id, op, opset)?,
+        };
+        count += usize::from(stays.is_none());
+        let float = op.and_then(|op| op.float).unwrap_or_default().to_owned();
+        tell(Outcome { node: label, operator, became: stays.map_or(Ok(float), Err) });
+    }
+    count += wrap(graph, tell)?;
+    graph.drop_unused_initializers();
+    Ok(count)
+}
+
+/// Why an operator on codes has no form with constant parameters.
+fn not_static(graph: &Graph, node: &NodeProto, op: &IntegerOp) -> Option<&'static str> {
+    let activation = op.operands(node).into_iter().find(|o| !o.weight).and_then(|o| node.input_at(o.codes));
+    match op.style {
+        Style::WeightOnly => Some("its weight alone is codes"),
+        Style::Dynamic => Some(OWN_RANGE),
+        _ if activation.is_some_and(|codes| matches!(source(graph, codes), Source::Dynamic(_))) => Some(OWN_RANGE),
+        _ => None,
+    }
+}
+
+const OWN_RANGE: &str = "what it reads is quantized by the range that it has in each run";
 
 /// What was put into the graph already, to be shared.
 #[derive(Default)]
@@ -58,6 +105,20 @@ struct Emitter {
 }
 
 impl Emitter {
+    /// Rewrites a node; the reason where it has to stay. Errors name the node.
+    fn rewrite(&mut self, graph: &mut Graph, id: NodeId, op: Option<&IntegerOp>, opset: i64) -> Result<Option<String>> {
+        let (label, Some(node)) = (graph.label(id), graph.node(id)) else { return Ok(None) };
+        let form = match op {
+            Some(op) => form::read(graph, id, node, op, opset),
+            None => crate::error::no("what its inputs mean is not known"),
+        };
+        match form.and_then(|form| Ok(self.write(graph, id, form)?)) {
+            Ok(()) => Ok(None),
+            Err(Refusal::Skip(reason)) => Ok(Some(reason)),
+            Err(Refusal::Fail(e)) => Err(e.at(label)),
+        }
+    }
+
     fn write(&mut self, graph: &mut Graph, id: NodeId, form: Form) -> Result<()> {
         let at = form.at;
         let mut input = Vec::with_capacity(form.inputs.len());
@@ -148,15 +209,7 @@ impl Emitter {
         let [codes, scale, zero] = match self.dynamic.get(value) {
             Some(names) => names.clone(),
             None => {
-                let names = ["quantized", "scale", "zero_point"].map(|end| graph.fresh_name(&format!("{value}_{end}")));
-                let node = NodeProto {
-                    name: Some(graph.fresh_name(&format!("{value}_DynamicQuantizeLinear"))),
-                    op_type: Some("DynamicQuantizeLinear".to_owned()),
-                    input: vec![value.to_owned()],
-                    output: names.to_vec(),
-                    ..Default::default()
-                };
-                graph.insert(At::Before(at), node)?;
+                let names = quantize_by_own_range(graph, at, value)?;
                 self.dynamic.insert(value.to_owned(), names.clone());
                 names
             }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::source::moves;
+use super::source::{interpolates, moves};
 use crate::error::Result;
 use crate::model::{At, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor};
+use crate::number::QuantParams;
 
 /// Lets what only moves elements move floats where a DequantizeLinear reads the codes it moves.
 ///
@@ -13,9 +14,10 @@ use crate::model::{At, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tens
 /// after:  q = QuantizeLinear(x), d = DequantizeLinear(q), y = MaxPool(d)
 /// ```
 ///
-/// Exact, since all elements share a scale and their order is kept. What else reads the codes goes on doing so. A Pad
-/// gets the real number that its code stands for. Left as they are: several scales, Resize that interpolates, codes
-/// whose parameters are neither constants nor those of DynamicQuantizeLinear.
+/// Exact, since all elements share a scale and their order is kept; or have one a column, where Gather picks whole rows
+/// of a constant. What else reads the codes goes on doing so. A Pad gets the real number that its code stands for. Left
+/// as they are: several scales elsewhere, Resize that interpolates, codes whose parameters are neither constants nor
+/// those of DynamicQuantizeLinear.
 pub(super) fn lift(graph: &mut Graph) -> Result<()> {
     let mut twins: HashMap<(NodeId, Vec<String>), NodeId> = HashMap::new();
     let mut queue: Vec<NodeId> = graph.node_ids();
@@ -97,33 +99,53 @@ fn mover(graph: &Graph, id: NodeId) -> Result<Option<Mover>> {
         return Ok(None);
     }
     let mut params = None;
-    if constant {
+    // Columns are counted from behind, and are the same before and after.
+    let columns = constant && dequantize.int("axis") == Some(-1) && keeps_last_axis(graph, node);
+    if constant && !columns {
         match Linear::read(graph, dequantize).and_then(|l| l.params(0)) {
             Ok(p) if p.axis().is_none() => params = Some(p),
             _ => return Ok(None),
         }
     }
-    let mode = node.string("mode").unwrap_or(if node.is("Pad") { "constant" } else { "nearest" });
-    let mut fill = None;
-    if node.is("Resize")
-        && (mode != "nearest" || node.string("coordinate_transformation_mode") == Some("tf_crop_and_resize"))
-    {
+    if interpolates(node) {
         return Ok(None);
     }
-    if node.is("Pad") && mode == "constant" {
+    let mut fill = None;
+    if fills(node) {
         let Some(params) = params else { return Ok(None) };
-        let code = match node.input_at(2) {
-            None => 0,
-            Some(name) => match graph.constant(name)?.map(|t| t.i64s()) {
-                Some(Ok(code)) if code.len() == 1 && !graph.is_input(name) => code[0],
-                _ => return Ok(None),
-            },
-        };
-        let (scale, zero) = params.channel(0);
-        let real = f64::from((code - i64::from(zero)) as f32 * scale);
-        fill = Some(Tensor::from_f64(graph.stated_dtype(name).unwrap_or(DataType::Float), vec![], &[real])?);
+        let Some(real) = fill_of(graph, node, &params, name)? else { return Ok(None) };
+        fill = Some(real);
     }
     Ok(Some(Mover { id: by, slot, fill }))
+}
+
+/// Whether the node is a Pad that fills with a number.
+pub(super) fn fills(node: &NodeProto) -> bool {
+    node.is("Pad") && node.string("mode").is_none_or(|mode| mode == "constant")
+}
+
+/// The real number that a Pad of codes with these parameters fills with, in the type of their scale; `None` where it is no
+/// constant.
+pub(super) fn fill_of(graph: &Graph, pad: &NodeProto, params: &QuantParams, scale: &str) -> Result<Option<Tensor>> {
+    let code = match pad.input_at(2) {
+        None => 0,
+        Some(name) => match graph.constant(name)?.map(|t| t.i64s()) {
+            Some(Ok(code)) if code.len() == 1 && !graph.is_input(name) => code[0],
+            _ => return Ok(None),
+        },
+    };
+    let (step, zero) = params.channel(0);
+    let real = f64::from((code - i64::from(zero)) as f32 * step);
+    Tensor::from_f64(graph.stated_dtype(scale).unwrap_or(DataType::Float), vec![], &[real]).map(Some)
+}
+
+/// Whether a Gather picks from a constant along another axis than its last.
+fn keeps_last_axis(graph: &Graph, node: &NodeProto) -> bool {
+    let Some(dims) = node.input_at(0).and_then(|t| graph.constant_dims(t)).filter(|_| node.is("Gather")) else {
+        return false;
+    };
+    let (rank, axis) = (dims.len() as i64, node.int("axis").unwrap_or(0));
+    rank > 1 && axis != -1 && axis != rank - 1
 }
 
 /// Whether the scale is the one that DynamicQuantizeLinear computes.
@@ -158,6 +180,7 @@ mod tests {
             byte("z", 10),
             byte("fill", 12),
             Tensor::from_i64(vec![2], vec![1, 1]).to_proto("n"),
+            Tensor::new(DataType::Uint8, vec![3, 2], vec![1; 6].into()).unwrap().to_proto("table"),
         ];
         let mut m = model(13, graph("x", nodes, constants, outputs));
         lift(&mut m.graph).unwrap();
@@ -184,6 +207,20 @@ mod tests {
             "y = Transpose(m_dequantized) perm=[0]",
         ];
         assert_eq!(lifted(nodes, "y").0, want);
+    }
+
+    #[test]
+    fn scales_of_columns_move_ahead_of_what_picks_rows() {
+        let pick = |axis: i64, scales: i64| {
+            let gather = node("Gather", "table x", "g", &[attribute::int("axis", axis)]);
+            lifted(vec![gather, node("DequantizeLinear", "g ss", "y", &[attribute::int("axis", scales)])], "y").0
+        };
+        let want =
+            ["table_dequantized = DequantizeLinear(table, ss) axis=-1", "y = Gather(table_dequantized, x) axis=0"];
+        assert_eq!(pick(0, -1), want);
+        for (axis, scales) in [(1, -1), (-1, -1), (0, 1)] {
+            assert_eq!(pick(axis, scales).last().unwrap(), &format!("y = DequantizeLinear(g, ss) axis={scales}"));
+        }
     }
 
     #[test]

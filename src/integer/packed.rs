@@ -1,8 +1,11 @@
 //! MatMulNBits: weights of 2, 4 or 8 bits, packed in blocks.
 
+use rayon::prelude::*;
+
 use super::form::{Form, Input};
-use crate::error::{Refusal, no};
+use crate::error::{Error, ErrorKind, Refusal, Result, no};
 use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Tensor};
+use crate::number::pack_bits;
 
 /// The float form: MatMul with the weight `[K, N]` that the blocks hold.
 ///
@@ -78,6 +81,61 @@ pub(super) fn read(graph: &Graph, id: NodeId, node: &NodeProto) -> Result<Form, 
         at: id,
         gone: Vec::new(),
         spare: Vec::new(),
+    })
+}
+
+/// The constants of a MatMulNBits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packed {
+    /// `B`: `[N, ceil(K / block), block * bits / 8]`.
+    pub codes: Tensor,
+    /// `[N, ceil(K / block)]`.
+    pub scales: Tensor,
+    /// `[N, ceil(ceil(K / block) * bits / 8)]`; `None` where each is `2^(bits - 1)`.
+    pub zero_points: Option<Tensor>,
+}
+
+/// Packs the codes of a weight `[K, N]` with blocks of so many neighbours along `K` as com.microsoft.MatMulNBits reads them.
+///
+/// Codes and zero points are those of a format of at most `bits` bits, in the order of the weight and of its scales
+/// `[ceil(K / block), N]`; those of signed formats are stored `2^(bits - 1)` higher. What the last block lacks is
+/// filled with its zero point. Errors when the sizes do not fit.
+pub fn pack_blocks(
+    shape: [usize; 2],
+    codes: &[i32],
+    scales: &Tensor,
+    zero_points: &[i32],
+    (block, bits, signed): (usize, u32, bool),
+) -> Result<Packed> {
+    let [k, n] = shape;
+    let blocks = k.div_ceil(block.max(1));
+    let fits = codes.len() == k * n && scales.len() == blocks * n && zero_points.len() == blocks * n;
+    if !fits || !matches!(bits, 2 | 4 | 8) || !(block * bits as usize).is_multiple_of(8) {
+        let what = format!("codes and scales do not fit a weight of {shape:?} in blocks of {block}");
+        return Err(Error::new(ErrorKind::InvalidModel, what));
+    }
+    let middle = 1i32 << (bits - 1);
+    let stored = |code: i32| (if signed { code + middle } else { code }) as u8;
+    let row = |column: usize| {
+        let code = move |i: usize| match i < k {
+            true => codes[i * n + column],
+            false => zero_points[(blocks - 1) * n + column],
+        };
+        pack_bits(bits, (0..blocks * block).map(move |i| stored(code(i))))
+    };
+    let bytes: Vec<u8> = (0..n).into_par_iter().flat_map_iter(row).collect();
+    let zero_row = |column: usize| pack_bits(bits, (0..blocks).map(move |b| stored(zero_points[b * n + column])));
+    let default = zero_points.iter().all(|&z| i32::from(stored(z)) == middle);
+    let zeros = (!default).then(|| (0..n).flat_map(zero_row).collect::<Vec<u8>>());
+    let zero_shape = vec![n, (blocks * bits as usize).div_ceil(8)];
+    let turned: Vec<f64> = {
+        let x = scales.f64s()?;
+        (0..n).flat_map(|column| (0..blocks).map(move |b| b * n + column)).map(|at| x[at]).collect()
+    };
+    Ok(Packed {
+        codes: Tensor::new(DataType::Uint8, vec![n, blocks, block * bits as usize / 8], bytes.into())?,
+        scales: Tensor::from_f64(scales.dtype(), vec![n, blocks], &turned)?,
+        zero_points: zeros.map(|z| Tensor::new(DataType::Uint8, zero_shape, z.into())).transpose()?,
     })
 }
 
@@ -164,6 +222,28 @@ mod tests {
         let zero = Tensor::from_f32(vec![2, 2], vec![0.5, 0.0, 0.0, 0.0]);
         let (graph, id) = packed(&[], Some(&zero));
         assert_eq!(weight(&graph, id).unwrap()[0], -0.25);
+    }
+
+    #[test]
+    fn what_is_packed_reads_back() {
+        // Three rows in blocks of two: the last one is half empty.
+        let codes = [1, -8, 7, 0, -3, 5];
+        let scales = Tensor::from_f32(vec![2, 2], vec![0.5, 1.0, 2.0, 4.0]);
+        let signed = pack_blocks([3, 2], &codes, &scales, &[0; 4], (2, 4, true)).unwrap();
+        assert_eq!(signed.codes.shape(), [2, 2, 1]);
+        assert_eq!(signed.codes.bytes()[..], [0xf9, 0x85, 0x80, 0x8d]);
+        assert_eq!((&signed.scales.f32s().unwrap()[..], signed.zero_points), (&[0.5, 2.0, 1.0, 4.0][..], None));
+        let unsigned = pack_blocks([3, 2], &[1, 2, 3, 4, 5, 6], &scales, &[9, 10, 11, 12], (2, 4, false)).unwrap();
+        assert_eq!(unsigned.codes.bytes()[..], [0x31, 0xb5, 0x42, 0xc6]);
+        assert_eq!(unsigned.zero_points.unwrap().bytes()[..], [0xb9, 0xca]);
+        for wrong in [
+            pack_blocks([3, 2], &codes[..5], &scales, &[0; 4], (2, 4, true)),
+            pack_blocks([3, 2], &codes, &scales, &[0; 3], (2, 4, true)),
+            pack_blocks([3, 2], &codes, &scales, &[0; 4], (2, 3, true)),
+            pack_blocks([3, 2], &codes, &scales, &[0; 4], (0, 4, true)),
+        ] {
+            assert!(wrong.unwrap_err().to_string().contains("do not fit"));
+        }
     }
 
     #[test]

@@ -26,6 +26,12 @@ pub fn moves(node: &NodeProto) -> bool {
     node.is("Identity") || OpRule::of(node).is_some_and(|r| r.role == Role::Pass)
 }
 
+/// Whether a Resize makes numbers that are not among its input's (ai.onnx, Resize-10 to -19).
+pub(super) fn interpolates(node: &NodeProto) -> bool {
+    let nearest = node.string("mode").is_none_or(|mode| mode == "nearest");
+    node.is("Resize") && !(nearest && node.string("coordinate_transformation_mode") != Some("tf_crop_and_resize"))
+}
+
 /// Where codes come from; operators that only move them are seen through.
 pub fn source(graph: &Graph, codes: &str) -> Source {
     let mut value = codes;

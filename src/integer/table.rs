@@ -86,7 +86,8 @@ pub enum Output {
     Floats,
 }
 
-const MS: &str = "com.microsoft";
+/// The domain of onnxruntime's own operators.
+pub(super) const MS: &str = "com.microsoft";
 
 const fn data(codes: usize, scale: usize, zero: usize) -> Operand {
     Operand { codes, scale: Some(scale), zero: Some(zero), weight: false }
@@ -173,6 +174,24 @@ impl IntegerOp {
             Operands::Each(list) => list.to_vec(),
             Operands::Triples(from) => (from..node.input.len()).step_by(3).map(|i| data(i, i + 1, i + 2)).collect(),
         }
+    }
+
+    /// The inputs that are codes, of an operator that takes codes, scale and zero point in turn, where there are so many.
+    pub(super) fn triples(&self, count: usize) -> Vec<Operand> {
+        match self.operands {
+            Operands::Each(_) => Vec::new(),
+            Operands::Triples(from) => (0..count).map(|i| from + 3 * i).map(|i| data(i, i + 1, i + 2)).collect(),
+        }
+    }
+
+    /// Whether it is onnxruntime's own.
+    pub(super) fn is_foreign(&self) -> bool {
+        !self.domain.is_empty()
+    }
+
+    /// Whether onnxruntime's CPU provider runs it: QLinearReduceMean has a schema and no kernel (docs/OperatorKernels.md).
+    pub(super) fn has_kernel(&self) -> bool {
+        self.op != "QLinearReduceMean"
     }
 
     /// The operands that stand in the place of a weight.

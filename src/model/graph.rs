@@ -17,7 +17,7 @@ use super::taken::Taken;
 use super::wire::{Encode, Kept, Pieces, fields};
 use super::{DataType, GraphProto, NodeExt, NodeProto, SparseTensorProto, Tensor, TensorProto, ValueInfoProto};
 use crate::error::{Error, ErrorKind, Result, shortened};
-use crate::proto::type_proto;
+use crate::proto::{tensor_shape_proto::dimension, type_proto};
 
 use body::Around;
 pub use body::{BodyId, first_value};
@@ -353,13 +353,24 @@ impl Graph {
 
     /// How many dimensions the file states for the value, or the initializer has.
     pub fn stated_rank(&self, name: &str) -> Option<usize> {
+        self.stated_dims(name).map(|dims| dims.len())
+    }
+
+    /// The dimensions the file states for the value, or those of the initializer: `None` in place of a symbol,
+    /// and of what is no length.
+    pub fn stated_dims(&self, name: &str) -> Option<Vec<Option<usize>>> {
         if let Some(dims) = self.constant_dims(name) {
-            return Some(dims.len());
+            return Some(dims.iter().map(|&n| usize::try_from(n).ok()).collect());
         }
-        match self.value_info(name)?.r#type.as_ref()?.value.as_ref()? {
-            type_proto::Value::TensorType(t) => Some(t.shape.as_ref()?.dim.len()),
+        let type_proto::Value::TensorType(t) = self.value_info(name)?.r#type.as_ref()?.value.as_ref()? else {
+            return None;
+        };
+        let dims = t.shape.as_ref()?.dim.iter();
+        let stated = dims.map(|d| match d.value {
+            Some(dimension::Value::DimValue(n)) if n > 0 => usize::try_from(n).ok(),
             _ => None,
-        }
+        });
+        Some(stated.collect())
     }
 }
 

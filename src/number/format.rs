@@ -1,5 +1,7 @@
 //! The number formats, as a table.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 /// The integer type that holds the codes of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
@@ -66,6 +68,8 @@ impl Format {
     pub const INT4: Format = Format { name: "int4", bits: 4, min: -8, max: 7, storage: Storage::I4, opset: 21 };
     /// Unsigned 4 bits.
     pub const UINT4: Format = Format { name: "uint4", bits: 4, min: 0, max: 15, storage: Storage::U4, opset: 21 };
+    /// Signed 7 bits, in a byte each: two products with codes of uint8 fit 16 bits, where a sum of two is saturated.
+    pub const INT7: Format = Format { name: "int7", bits: 7, min: -64, max: 63, storage: Storage::I8, opset: 10 };
     /// Signed 8 bits.
     pub const INT8: Format = Format { name: "int8", bits: 8, min: -128, max: 127, storage: Storage::I8, opset: 10 };
     /// Unsigned 8 bits.
@@ -81,13 +85,14 @@ impl Format {
         Format { name: "int32", bits: 32, min: i32::MIN, max: i32::MAX, storage: Storage::I32, opset: 10 };
 
     /// Every format, in the order they are listed to users.
-    pub const ALL: [Format; 11] = [
+    pub const ALL: [Format; 12] = [
         Format::INT2,
         Format::UINT2,
         Format::INT3,
         Format::UINT3,
         Format::INT4,
         Format::UINT4,
+        Format::INT7,
         Format::INT8,
         Format::UINT8,
         Format::INT16,
@@ -132,5 +137,22 @@ impl Format {
     /// The code that stands for zero when the scheme is symmetric: 0, or the middle of an unsigned format.
     pub fn middle(self) -> i32 {
         if self.signed() { 0 } else { self.max / 2 + 1 }
+    }
+}
+
+/// As its name.
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+/// By its name.
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Format, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = || Format::ALL.map(|f| f.name).join(", ");
+        Format::by_name(&name)
+            .ok_or_else(|| de::Error::custom(format!("`{name}` is no format; formats are {}", known())))
     }
 }

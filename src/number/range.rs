@@ -36,6 +36,12 @@ impl Range {
         self.max.max(-self.min)
     }
 
+    /// The smallest range that covers both.
+    #[must_use]
+    pub fn hull(self, other: Range) -> Range {
+        Range { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+
     /// What of this range lies inside `[low, high]`, zero kept.
     #[must_use]
     pub fn clamp(self, low: f32, high: f32) -> Range {

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
 
+use super::gather_codes::gather_codes;
+use super::insert_dynamic::insert_dynamic;
+use super::pack_blocks::{DOMAIN, pack_weights, packs};
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{
@@ -22,6 +25,9 @@ use crate::round;
 /// absorbed nodes. Readers of a value that was quantized before read its dequantized side. Names are made from the
 /// value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is inserted into a branch lies in that branch;
 /// only codes of constants that are read elsewhere too lie where those do.
+///
+/// Then the forms that the plan says: Gather picks codes (file `gather_codes`), nodes compute in integers by the range of
+/// each run (file `insert_dynamic`), MatMul becomes MatMulNBits (file `pack_blocks`).
 ///
 /// ```text
 /// before: x -> Conv(W, b) -> y
@@ -46,6 +52,9 @@ impl Pass for Insert<'_> {
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         cx.changed += insert(&mut model.graph, self.plan, cx.scratch.as_ref(), &mut Shelf::default())?;
+        if packs(self.plan) {
+            model.import(DOMAIN, 1);
+        }
         Ok(())
     }
 }
@@ -85,6 +94,9 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
         pair(graph, name, decision, names)?;
         changed += 1;
     }
+    gather_codes(graph, plan)?;
+    insert_dynamic(graph, plan)?;
+    pack_weights(graph, plan, scratch)?;
     graph.sort()?;
     graph.drop_unused_initializers();
     graph.prune_value_info(|_| false);

@@ -11,22 +11,31 @@ mod fold_batch_norm;
 mod fold_constants;
 mod fold_gemm_scale;
 mod freeze_inputs;
+mod gather_codes;
 mod inline_functions;
 mod insert;
+mod insert_dynamic;
 mod layer_bias;
 mod lift_constants;
+mod pack_blocks;
 mod raise_opset;
 mod refusal;
 mod rescale;
 #[cfg(test)]
 pub(crate) mod sketch;
+mod smooth;
+mod to_qdq;
+mod to_qoperator;
 mod unique_names;
 mod widen_float16;
+
+use std::collections::BTreeMap;
 
 use crate::calibrate::Statistics;
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::Executor;
+use crate::integer::Outcome;
 use crate::model::{Model, NodeId, Scratch};
 
 pub use absorb_bias::AbsorbBias;
@@ -44,6 +53,9 @@ pub(crate) use layer_bias::has_bias;
 pub use lift_constants::LiftConstants;
 pub use raise_opset::RaiseOpset;
 pub use rescale::{Bounds, Rescale};
+pub use smooth::Smooth;
+pub use to_qdq::ToQdq;
+pub use to_qoperator::ToQOperator;
 pub use unique_names::UniqueNames;
 pub use widen_float16::WidenFloat16;
 
@@ -85,6 +97,8 @@ pub struct Context<'a> {
     pub skipped: Vec<Skipped>,
     /// How many places the present pass changed.
     pub changed: usize,
+    /// How many nodes changed their form: from which operator into which.
+    pub reformed: BTreeMap<(String, String), usize>,
     /// What is known of the values of the model, channel by channel: passes that find it out add to it, passes that
     /// change values change it alike.
     pub statistics: Statistics,
@@ -104,13 +118,29 @@ pub struct Skipped {
 impl<'a> Context<'a> {
     /// A context in which nothing happened yet.
     pub fn new(executor: Option<&'a dyn Executor>, events: &'a dyn Events) -> Self {
-        Context { executor, events, scratch: None, skipped: Vec::new(), changed: 0, statistics: Statistics::default() }
+        Context {
+            executor,
+            events,
+            scratch: None,
+            skipped: Vec::new(),
+            changed: 0,
+            reformed: BTreeMap::new(),
+            statistics: Statistics::default(),
+        }
     }
 
     /// Notes that the pass leaves a node alone.
     pub fn skip(&mut self, pass: &dyn Pass, model: &Model, node: NodeId, reason: impl Into<String>) {
         let (pass, node, reason) = (pass.name(), model.graph.label(node), reason.into());
         self.skipped.push(Skipped { pass, node, reason });
+    }
+
+    /// Notes what came of a node whose form the pass was to change.
+    pub fn tell(&mut self, pass: &dyn Pass, outcome: Outcome) {
+        match outcome.became {
+            Ok(operator) => *self.reformed.entry((outcome.operator, operator)).or_default() += 1,
+            Err(reason) => self.skipped.push(Skipped { pass: pass.name(), node: outcome.node, reason }),
+        }
     }
 }
 

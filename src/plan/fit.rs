@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::place::{Places, absorbable};
+use super::place::{Places, absorbable, passed_from};
 use super::select::Selection;
+use super::tie::Ties;
 use super::{
-    ConstantDecision, NodeDecision, Part, Plan, Policy, Present, Reconstructed, ValueDecision, Verdict, bounds,
+    ConstantDecision, NodeDecision, Origin, Part, Plan, Policy, Present, Reconstructed, ValueDecision, Verdict, bounds,
 };
 use crate::calibrate::Ranges;
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -15,6 +16,7 @@ use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
 use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, min_max, min_max_channels};
 use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
+use crate::target::BiasForm;
 
 /// The largest code of a bias. The other half of int32 is for the products that kernels add to it: 33,000 of them at
 /// the ends of both 8-bit formats.
@@ -33,29 +35,37 @@ pub(super) fn fit(
     let scheme = policy.activation_scheme();
     let mut plan = Plan::default();
     let mut absorbed = BTreeMap::new();
+    let ties = Ties::of(graph, ranges, policy, present, &selection, &places);
     for (id, node) in graph.nodes() {
         if selection.chosen.get(&id).is_none_or(|r| r.role != Role::Bound) {
             continue;
         }
         let (Some(input), Some(output)) = (node.input_at(0), node.output_at(0)) else { continue };
-        if absorbable(graph, &places, present, input) != Some(id) {
+        // A range that others share is not cut off for one of them.
+        if absorbable(graph, &places, present, input) != Some(id) || ties.range(input).is_some() {
             continue;
         }
         let Some((low, high)) = bounds(graph, id) else { continue };
         let params = match present.quantized.get(output) {
             Some((_, params)) => params.clone(),
-            None => match value_range(graph, ranges, output) {
-                Some(range) => Some(QuantParams::from_ranges(&scheme, &[range.clamp(low, high)])?),
-                None => None,
-            },
+            None => {
+                let own = value_range(graph, ranges, output).map(|r| r.clamp(low, high));
+                ties.range(output).or(own).map(|range| policy.params(&scheme, &[range])).transpose()?
+            }
         };
-        if params.is_some_and(|p| saturates_within(&p, low, high)) {
-            places.pairs.remove(input);
+        let takes_its_place = params.is_some_and(|p| saturates_within(&p, low, high));
+        if takes_its_place {
             absorbed.insert(id, output.to_owned());
+        } else if policy.target.fused_bounds {
+            // One before it whose work that pair was to do stays too.
+            absorbed.retain(|_, pair| pair != input);
+        } else {
+            continue;
         }
+        places.pairs.remove(input);
     }
-    fit_values(graph, ranges, &scheme, present, &selection, &places, &mut plan)?;
-    fit_operands(graph, &scheme, &places, &mut plan)?;
+    fit_values(graph, ranges, policy, present, &selection, &places, &ties, &mut plan)?;
+    fit_operands(graph, policy, &places, &mut plan)?;
     fit_weights(graph, policy, present, &selection, &places, weights, &mut plan)?;
     for (id, _) in graph.nodes() {
         let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
@@ -109,15 +119,36 @@ fn value_range(graph: &Graph, chosen: &Chosen, value: &str) -> Option<Range> {
     chosen.get(super::seen_as(graph, value)).copied()
 }
 
+/// The range a value has by itself: that of its operator, or what was seen.
+pub(super) fn own_range(graph: &Graph, ranges: &Chosen, selection: &Selection, value: &str) -> Option<Range> {
+    let rule = graph.producer(value).and_then(|(id, _)| selection.chosen.get(&id));
+    rule.and_then(|r| r.fixed_output()).or_else(|| value_range(graph, ranges, value))
+}
+
+/// The parameters that the target prescribes for a value.
+pub(super) fn prescribed(graph: &Graph, selection: &Selection, policy: &Policy, value: &str) -> Option<QuantParams> {
+    let (id, _) = graph.producer(value).filter(|(id, _)| selection.chosen.contains_key(id))?;
+    policy.target.fixed_output(graph.node(id)?.op_type(), policy.activations)
+}
+
+/// The range that parameters reach.
+fn reach(params: &QuantParams) -> Range {
+    let (low, high) = params.reach(0);
+    Range::new(low, high).unwrap_or(Range::ZERO)
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that is known at this point decides")]
 fn fit_values(
     graph: &Graph,
     ranges: &Chosen,
-    scheme: &Scheme,
+    policy: &Policy,
     present: &Present,
     selection: &Selection,
     places: &Places,
+    ties: &Ties,
     plan: &mut Plan,
 ) -> Result<()> {
+    let scheme = &policy.activation_scheme();
     // In the graph's order, so that what passes parameters on finds those of its input.
     let inputs = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
@@ -125,50 +156,74 @@ fn fit_values(
         let Some(pair) = places.pairs.get(value) else { continue };
         let (readers, at_output) = (pair.readers.clone(), pair.at_output);
         if let (Some(_), Some((_, Some(params)))) = (pair.present, present.quantized.get(value)) {
-            let (low, high) = params.reach(0);
-            let (range, source) = (Range::new(low, high).unwrap_or(Range::ZERO), value.to_owned());
+            let (range, source) = (reach(params), value.to_owned());
             let (params, reason) = (params.clone(), "quantized already".to_owned());
-            let decision = ValueDecision { params, range, source, readers, at_output, present: pair.present, reason };
+            let (present, origin) = (pair.present, Origin::Present);
+            let decision = ValueDecision { params, range, origin, source, readers, at_output, present, reason };
             plan.values.insert(value.to_owned(), decision);
             continue;
         }
-        let rule = graph.producer(value).and_then(|(id, _)| Some((graph.node(id)?, *selection.chosen.get(&id)?)));
-        let passed = rule.filter(|(_, r)| r.role == Role::Pass).and_then(|(n, _)| n.input_at(0));
-        let shared = match passed {
+        let shared = match passed_from(graph, selection, places, policy, present, value) {
             Some(input) => match (plan.values.get(input), present.dequantized.get(input)) {
                 (Some(decision), _) => Some((decision.params.clone(), decision.range, decision.source.clone())),
-                (None, Some(Some(params))) => {
-                    let (low, high) = params.reach(0);
-                    Some((params.clone(), Range::new(low, high).unwrap_or(Range::ZERO), input.to_owned()))
-                }
+                (None, Some(Some(params))) => Some((params.clone(), reach(params), input.to_owned())),
                 (None, _) => match graph.constant(input)? {
                     Some(table) => {
                         let range = constant_range(&table)?;
-                        Some((QuantParams::from_ranges(scheme, &[range])?, range, input.to_owned()))
+                        Some((policy.params(scheme, &[range])?, range, input.to_owned()))
                     }
                     None => None,
                 },
             },
             None => None,
         };
-        let (params, range, source, reason) = match shared {
-            Some((params, range, source)) => (params, range, source.clone(), format!("passes on `{source}` unchanged")),
+        let (params, range, origin, source, reason) = match shared {
+            Some((params, range, source)) => {
+                let reason = format!("passes on `{source}` unchanged");
+                (params, range, Origin::Passed, source, reason)
+            }
             None => {
-                let fixed = rule.and_then(|(_, r)| r.fixed_output());
-                let range = fixed
-                    .or_else(|| value_range(graph, ranges, value))
-                    .ok_or_else(|| Error::new(ErrorKind::Data, format!("`{value}` was not seen in calibration")))?;
-                let reason = match fixed {
-                    Some(_) => "the operator's range is fixed".to_owned(),
-                    None => "range seen in calibration".to_owned(),
-                };
-                (QuantParams::from_ranges(scheme, &[range])?, range, value.to_owned(), reason)
+                let (params, range, origin, reason) = own(graph, ranges, policy, selection, ties, value)?;
+                (params, range, origin, value.to_owned(), reason)
             }
         };
-        let decision = ValueDecision { params, range, source, readers, at_output, present: None, reason };
+        let decision = ValueDecision { params, range, origin, source, readers, at_output, present: None, reason };
         plan.values.insert(value.to_owned(), decision);
     }
     Ok(())
+}
+
+/// Parameters of a value that passes on no other's, the range they cover, and where that is from.
+fn own(
+    graph: &Graph,
+    ranges: &Chosen,
+    policy: &Policy,
+    selection: &Selection,
+    ties: &Ties,
+    value: &str,
+) -> Result<(QuantParams, Range, Origin, String)> {
+    if let Some(params) = prescribed(graph, selection, policy, value) {
+        let range = reach(&params);
+        return Ok((params, range, Origin::Fixed, "the target prescribes scale and zero point".to_owned()));
+    }
+    let rule = graph.producer(value).and_then(|(id, _)| selection.chosen.get(&id));
+    let seen = super::seen_as(graph, value);
+    let (range, origin, reason) = match (ties.range(value), rule.and_then(|r| r.fixed_output())) {
+        (Some(range), _) => {
+            (Some(range), Origin::Seen(seen.to_owned()), "the range of all that share a scale with it".to_owned())
+        }
+        (None, Some(fixed)) => (Some(fixed), Origin::Fixed, "the operator's range is fixed".to_owned()),
+        (None, None) => {
+            let reason = match seen == value {
+                true => "range seen in calibration".to_owned(),
+                false => format!("range of `{seen}` behind it"),
+            };
+            (value_range(graph, ranges, value), Origin::Seen(seen.to_owned()), reason)
+        }
+    };
+    let missing = || Error::new(ErrorKind::Data, format!("`{value}` was not seen in calibration"));
+    let range = range.ok_or_else(missing)?;
+    Ok((policy.params(&policy.activation_scheme(), &[range])?, range, origin, reason))
 }
 
 fn constant_range(tensor: &Tensor) -> Result<Range> {
@@ -194,11 +249,12 @@ fn constant(graph: &Graph, at: Use) -> Result<(String, Tensor)> {
     Ok((name.clone(), tensor.ok_or_else(missing)?))
 }
 
-fn fit_operands(graph: &Graph, scheme: &Scheme, places: &Places, plan: &mut Plan) -> Result<()> {
+fn fit_operands(graph: &Graph, policy: &Policy, places: &Places, plan: &mut Plan) -> Result<()> {
+    let scheme = &policy.activation_scheme();
     for &at in &places.operands {
         let (initializer, tensor) = constant(graph, at)?;
         let range = constant_range(&tensor).at(|| format!("initializer `{initializer}`"))?;
-        let params = QuantParams::from_ranges(scheme, &[range])?;
+        let params = policy.params(scheme, &[range])?;
         plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Operand, chosen: None });
     }
     Ok(())
@@ -225,13 +281,14 @@ fn fit_weights(
             _ => None,
         };
         let input = node.input_at(0).and_then(params_of);
-        let bias = rule.bias.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
+        let slot = rule.bias.filter(|_| policy.target.bias == BiasForm::Int32);
+        let bias = slot.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
         let bias = match bias {
             Some((slot, name)) => graph.constant(&name)?.map(|b| (slot, name, b)),
             None => None,
         };
         let fits = bias.filter(|(_, _, b)| bias_axis(b, tensor_channels(graph, at.node, &tensor)).is_some());
-        let mut params = QuantParams::from_ranges(&scheme, &ranges)?;
+        let mut params = policy.params(&scheme, &ranges)?;
         let mut chosen = None;
         if let Some((better, codes)) = weights.get(&initializer) {
             (params, chosen) = (better.clone(), Some(codes.clone()));
@@ -241,7 +298,7 @@ fn fit_weights(
         if let (Some(scale), Some((slot, name, b)), false) = (input, fits, blocks) {
             let values = b.f32s()?.into_owned();
             if make_room(&scheme, &mut ranges, &params, scale, &values) {
-                (params, chosen) = (QuantParams::from_ranges(&scheme, &ranges)?, None);
+                (params, chosen) = (policy.params(&scheme, &ranges)?, None);
             }
             let bias = bias_params(scale, &params, &b)?;
             let at = Use { node: at.node, slot };

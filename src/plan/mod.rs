@@ -1,16 +1,23 @@
 //! The decision table: for every node, value and weight whether it is quantized, how, and why. Everything is decided
 //! here and nothing is done; the emitter obeys.
 //!
-//! [`select`](Plan::decide) chooses the nodes (file `select`), then the values that carry Q/DQ (file `place`), then
-//! scales and zero points (file `fit`).
+//! [`select`](Plan::decide) chooses the nodes (file `select`, and `wish` for what the target alone leaves float), then the
+//! values that carry Q/DQ (file `place`), then those that share their parameters (file `tie`), then scales and zero points
+//! (file `fit`).
 
 mod fit;
+mod inputs;
 mod place;
 mod policy;
 mod present;
+mod residual;
 mod select;
 mod steps;
+mod tie;
+mod types;
+mod unseen;
 mod weights;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,9 +30,10 @@ use crate::rule::{OpRule, Role};
 
 use present::Present;
 
-pub use policy::{Patterns, Policy};
+pub use policy::{Emit, Patterns, Policy};
 pub use steps::{Steps, Switch};
-pub use weights::opset_of_weights;
+pub(crate) use types::element_types;
+pub use weights::{Mode, opset_of_weights};
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +66,12 @@ pub enum Verdict {
     Quantized,
     /// Goes, because the quantized range of its output does its work.
     Absorbed,
+    /// Computes in integers: what it reads is quantized by the range that it has in each run.
+    Dynamic,
     /// Computes in float, with a weight that is stored as codes.
     WeightOnly,
+    /// Becomes MatMulNBits, whose weight is codes packed in blocks.
+    Packed,
     /// Computes in float.
     Float,
     /// Was quantized in the given model, and stays as it is.
@@ -73,6 +85,8 @@ pub struct ValueDecision {
     pub params: QuantParams,
     /// The range they were made from.
     pub range: Range,
+    /// Where the range comes from.
+    pub origin: Origin,
     /// The value whose parameters these are: another name where an operator passes them through.
     pub source: String,
     /// The places that read the dequantized value; others read the float one.
@@ -83,6 +97,21 @@ pub struct ValueDecision {
     pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
+}
+
+/// Where the range of a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// What was seen of the value of that name: this one, or the one that comes out of the ReLU and Clip behind it.
+    Seen(String),
+    /// What samples would show of it, and none were run ([`Plan::unseen`]): range and parameters are made up.
+    Unseen(String),
+    /// The operator, which gives no other numbers.
+    Fixed,
+    /// The value that is passed on: [`ValueDecision::source`], which may be a constant.
+    Passed,
+    /// The QuantizeLinear of the given model.
+    Present,
 }
 
 /// A constant that is stored as codes.
@@ -182,11 +211,33 @@ impl Plan {
         }
     }
 
-    /// Leaves weights float for which no codes were chosen, and their biases.
+    /// Leaves weights float for which no codes were chosen, and their biases, and bodies; what computes with codes that were chosen
+    /// does so behind DequantizeLinear.
     pub fn keep_chosen_weights(&mut self) {
         let chosen: BTreeSet<NodeId> =
             self.constants.iter().filter(|(_, d)| d.chosen.is_some()).map(|(at, _)| at.node).collect();
         self.constants.retain(|at, d| d.part == Part::Operand || chosen.contains(&at.node));
+        for decision in self.nodes.iter_mut().filter(|d| matches!(d.verdict, Verdict::Dynamic | Verdict::Packed)) {
+            decision.verdict = Verdict::WeightOnly;
+        }
+        self.bodies.clear();
+    }
+
+    /// Whether scale and zero point of a value are those that will be written: not where they hang on a range that no
+    /// sample has shown yet. Values of other graphs and such without a pair count as known.
+    pub fn knows(&self, value: &str) -> bool {
+        let Some(decision) = self.values.get(value) else { return true };
+        match decision.origin {
+            Origin::Unseen(_) => false,
+            Origin::Passed if decision.source != value => self.knows(&decision.source),
+            _ => true,
+        }
+    }
+
+    /// Whether any range is not known yet, in a body too.
+    pub fn has_unseen(&self) -> bool {
+        let unseen = |d: &ValueDecision| matches!(d.origin, Origin::Unseen(_));
+        self.values.values().any(unseen) || self.bodies.values().any(Plan::has_unseen)
     }
 
     /// Whether it changes nothing.
@@ -264,13 +315,5 @@ fn seen_as<'a>(graph: &'a Graph, value: &'a str) -> &'a str {
 
 /// The bounds of a ReLU or Clip: `None` where Clip's are no constants.
 fn bounds(graph: &Graph, node: NodeId) -> Option<(f32, f32)> {
-    let node = graph.node(node)?;
-    if node.is("Relu") {
-        return Some((0.0, f32::INFINITY));
-    }
-    let bound = |slot: usize, open: f32| match node.input_at(slot) {
-        None => Some(open),
-        Some(name) => graph.constant(name).ok()??.f32s().ok()?.first().copied(),
-    };
-    Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?))
+    crate::rule::bounds(graph, graph.node(node)?)
 }

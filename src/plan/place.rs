@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Policy, Present, select::Selection};
 use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Use};
+use crate::rule::{OpRule, Role};
+use crate::target::Placement;
 
 /// Where Q/DQ pairs go.
 pub(super) struct Places {
@@ -35,7 +37,7 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy, prese
     let mut weights = BTreeSet::new();
     for (&id, rule) in &selection.chosen {
         let Some(node) = graph.node(id) else { continue };
-        for slot in rule.data_slots(node) {
+        for slot in selection.data_slots(id, rule, node) {
             let Some(name) = node.input_at(slot) else { continue };
             let at = Use { node: id, slot };
             if present.dequantized.contains_key(name) {
@@ -77,10 +79,10 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy, prese
 }
 
 /// Whether the node's integer kernel can only write integers. A Gather from a constant table is none: its output is
-/// on the table's grid as it is.
+/// on the table's grid as it is. No kernel must where Q/DQ stand at inputs alone.
 fn must_write_integers(graph: &Graph, node: &NodeProto, policy: &Policy) -> bool {
     let table = node.is("Gather") && node.input_at(0).is_some_and(|n| graph.initializer(n).is_some());
-    !table && !policy.target.float_output.contains(&node.op_type())
+    policy.target.placement == Placement::Around && !table && !policy.target.writes_float(node.op_type())
 }
 
 /// The ReLU or Clip behind `value` that the pair on its output can replace: it is the only reader, and everything
@@ -95,4 +97,32 @@ pub(super) fn absorbable(graph: &Graph, places: &Places, present: &Present, valu
     let pair = places.pairs.get(output)?;
     let all = pair.readers.len() == graph.uses(output).len();
     (all && (pair.at_output || !graph.is_pinned(output))).then_some(bound)
+}
+
+/// The value that `value` is passed on from unchanged, by nodes that are quantized or, where Q/DQ stand at inputs alone, that
+/// Q/DQ are moved past: the nearest one that has parameters, or a constant table.
+pub(super) fn passed_from<'a>(
+    graph: &'a Graph,
+    selection: &Selection,
+    places: &Places,
+    policy: &Policy,
+    present: &Present,
+    value: &'a str,
+) -> Option<&'a str> {
+    let mut value = value;
+    loop {
+        let (id, _) = graph.producer(value)?;
+        let node = graph.node(id)?;
+        let past = policy.target.placement == Placement::Inputs && super::select::special(graph, node).is_none();
+        let rule = match selection.chosen.get(&id) {
+            Some(rule) => *rule,
+            None => OpRule::of(node).filter(|_| past)?,
+        };
+        value = node.input_at(0).filter(|_| rule.role == Role::Pass)?;
+        let table = graph.is_constant(value);
+        if table || places.pairs.contains_key(value) || present.dequantized.contains_key(value) {
+            // The rows that are taken from a table that stays float have a range of their own.
+            return Some(value).filter(|_| !table || selection.chosen.contains_key(&id));
+        }
+    }
 }

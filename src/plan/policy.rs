@@ -1,23 +1,40 @@
 //! What the user and the target want.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::Steps;
+use super::{Mode, Steps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
-use crate::number::{Format, Granularity, Scheme};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme};
 use crate::observe::Method;
 use crate::round::Rounding;
 use crate::rule::{OpRule, RULES, Role};
 use crate::target::Target;
 
+/// The form in which what is quantized is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// Float operators between DequantizeLinear and QuantizeLinear: standard ONNX.
+    #[default]
+    Qdq,
+    /// Operators that compute on codes: those of ONNX's own domain, and if `contrib` onnxruntime's too; QDQ elsewhere.
+    QOperator {
+        /// Whether onnxruntime's own operators may be used.
+        contrib: bool,
+    },
+    /// com.microsoft MatMulNBits in the place of a MatMul whose weight alone is quantized, in blocks along its inputs;
+    /// QDQ elsewhere.
+    MatMulNBits,
+}
+
 /// How to quantize, and what: the target's wishes under the user's.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The target.
-    pub target: &'static Target,
+    pub target: Arc<Target>,
     /// The format of activations.
     pub activations: Format,
     /// Activations have their zero point in the middle of the format.
@@ -37,6 +54,8 @@ pub struct Policy {
     /// Codes of weights are chosen in so many stages, one behind the other as the layers are, each for what its layers read
     /// behind the stages before it; all in one for what they read in the float model where it is `None`.
     pub stages: Option<NonZeroUsize>,
+    /// The form in which it is written.
+    pub emit: Emit,
     /// The operators to quantize; `None` for the target's.
     pub operators: Option<Vec<String>>,
     /// Nodes that stay float.
@@ -49,9 +68,9 @@ pub struct Policy {
 
 impl Policy {
     /// The target's own policy.
-    pub fn of(target: &'static Target) -> Policy {
+    pub fn of(target: &Target) -> Policy {
         Policy {
-            target,
+            target: Arc::new(target.clone()),
             activations: target.activations,
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
@@ -61,6 +80,7 @@ impl Policy {
             weight_clip: Method::MinMax,
             rounding: Rounding::Nearest,
             stages: None,
+            emit: Emit::default(),
             operators: None,
             exclude: Patterns::default(),
             only: Patterns::default(),
@@ -86,9 +106,10 @@ impl Policy {
         let refused = static_input && self.weights.storage.bits() == 8 && node.is("MatMul");
         let size = self.block_size.map(NonZeroUsize::get).filter(|_| !refused);
         let blocks = size.zip(rule.summed_axis(node, shape.len()));
+        let per_channel = self.per_channel && !self.target.one_scale(node.op_type());
         let granularity = match (blocks, rule.channel_axis(node, shape.len())) {
             (Some((size, axis)), _) if shape[axis] >= size => Granularity::Block { axis, size },
-            (_, Some(axis)) if self.per_channel => Granularity::Channel { axis },
+            (_, Some(axis)) if per_channel => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
         let symmetric = self.weights.signed();
@@ -97,11 +118,31 @@ impl Policy {
         Scheme { format: self.weights, symmetric, narrow, granularity }
     }
 
+    /// Parameters that cover the ranges. What is narrower than the target takes is widened upward, as onnxruntime's
+    /// `MinimumRealRange` does.
+    pub(super) fn params(&self, scheme: &Scheme, ranges: &[Range]) -> Result<QuantParams> {
+        let least = self.target.minimum_range as f32;
+        let widened = |r: &Range| Range::new(r.min(), r.max().max(r.min() + least)).unwrap_or(*r);
+        if least == 0.0 {
+            return QuantParams::from_ranges(scheme, ranges);
+        }
+        QuantParams::from_ranges(scheme, &ranges.iter().map(widened).collect::<Vec<_>>())
+    }
+
+    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what
+    /// was picked can be dequantized behind, instead of the whole table ahead.
+    pub fn table_scheme(&self) -> Scheme {
+        let symmetric = self.weights.signed();
+        let format = if symmetric { Format::INT8 } else { Format::UINT8 };
+        let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
+        Scheme { format, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+    }
+
     /// Whether nodes of this operator are quantized.
     pub fn wants(&self, op: &str) -> bool {
         match &self.operators {
             Some(list) => list.iter().any(|o| o == op),
-            None => self.target.operators.contains(&op),
+            None => self.target.operators.iter().any(|o| o == op),
         }
     }
 
@@ -122,6 +163,55 @@ impl Policy {
             Some(_) => "not among the operators chosen by the user".into(),
             None => format!("target `{}` has no use for it in integers", self.target.name),
         })
+    }
+
+    /// Errors when the target does not take a format.
+    pub fn check_formats(&self) -> Result<()> {
+        let target = &self.target;
+        for (what, format, allowed, formats) in [
+            ("activations", self.activations, target.allows_activations(self.activations), &target.activation_formats),
+            ("weights", self.weights, target.allows_weights(self.weights), &target.weight_formats),
+        ] {
+            if !allowed {
+                let names: Vec<&str> = formats.iter().map(|f| f.name).collect();
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("target `{}` takes no {what} of {}", target.name, format.name),
+                )
+                .hint(format!("formats of {what} are {} there", names.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Errors when a mode that needs no ranges cannot be had with the rest of the policy: integer operators multiply
+    /// bytes without blocks, and DynamicQuantizeLinear makes affine uint8; MatMulNBits takes float inputs, and blocks
+    /// of 16, 32, 64, 128 or 256.
+    pub fn check_mode(&self, mode: Mode) -> Result<()> {
+        let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
+        match (mode, self.emit) {
+            (Mode::Dynamic, Emit::MatMulNBits) => {
+                wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
+            }
+            (Mode::Dynamic, _) if self.weights.storage.bits() != 8 => {
+                let what = format!("integer operators multiply bytes, and `{}` is stored in less", self.weights.name);
+                wrong(&what, "store codes in a byte each with `--storage int8`, or quantize `--mode weights`")
+            }
+            (Mode::Dynamic, _) if self.block_size.is_some() => wrong(
+                "integer operators sum up over all inputs, which therefore have one scale",
+                "leave out `--block-size`, or quantize `--mode weights`",
+            ),
+            (Mode::Dynamic, _) if self.activations != Format::UINT8 || self.symmetric_activations => wrong(
+                "DynamicQuantizeLinear makes affine uint8, and nothing else",
+                "leave out `--activations` and `--symmetric-activations`, or give samples and go `--mode static`",
+            ),
+            (Mode::Weights, Emit::MatMulNBits)
+                if !self.block_size.is_some_and(|n| n.is_power_of_two() && (16..=256).contains(&n.get())) =>
+            {
+                wrong("MatMulNBits has blocks of 16, 32, 64, 128 or 256", "give one of them with `--block-size`")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Errors when weights are to be clipped by a method that asks for samples.
@@ -211,7 +301,7 @@ impl Patterns {
             let one = Patterns::new(std::slice::from_ref(text))?;
             if !one.means_any(graph)? {
                 return Err(Error::new(ErrorKind::Usage, format!("no node is called `{text}`"))
-                    .hint("`qdq inspect` lists the nodes; patterns are globs over whole names"));
+                    .hint("`qdq explain` lists the nodes; patterns are globs over whole names"));
             }
         }
         Ok(())

@@ -1,16 +1,17 @@
 //! Which nodes are quantized.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::{Policy, Present};
+use super::{Policy, Present, element_types, inputs, residual, wish};
 use crate::calibrate::Ranges;
 use crate::error::Result;
-use crate::model::{Graph, Linear, NodeExt, NodeId, NodeProto, Tensor};
+use crate::model::{DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, Use, dtype_name, is_float};
 use crate::number::min_max;
 use crate::rule::{OpRule, Role};
+use crate::target::{Placement, ResidualAdd};
 
 /// A value this low in front of a Softmax was put there to mask: no score is.
-const MASK: f32 = -9999.0;
+pub(super) const MASK: f32 = -9999.0;
 
 /// A range past this leaves no code for ordinary numbers.
 const TOO_WIDE: f32 = 1e30;
@@ -19,9 +20,16 @@ const TOO_WIDE: f32 = 1e30;
 pub(super) struct Selection {
     pub chosen: BTreeMap<NodeId, &'static OpRule>,
     pub float: BTreeMap<NodeId, String>,
+    /// The inputs of chosen nodes that stay float.
+    pub float_inputs: BTreeSet<Use>,
 }
 
 impl Selection {
+    /// The inputs of a node, chosen by this rule, that are to be integers.
+    pub fn data_slots(&self, id: NodeId, rule: &OpRule, node: &NodeProto) -> impl Iterator<Item = usize> + use<'_> {
+        rule.data_slots(node).filter(move |&slot| !self.float_inputs.contains(&Use { node: id, slot }))
+    }
+
     fn drop(&mut self, node: NodeId, reason: String) {
         self.chosen.remove(&node);
         self.float.insert(node, reason);
@@ -35,22 +43,34 @@ impl Selection {
 /// want the result. Otherwise it would only add rounding.
 pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy, present: &Present) -> Result<Selection> {
     let masks = masked(graph, ranges);
-    let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new() };
+    let types = element_types(graph, &HashMap::new());
+    let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new(), float_inputs: BTreeSet::new() };
     for (id, node) in graph.nodes().filter(|(id, _)| !present.nodes.contains_key(id)) {
-        match refusal(graph, ranges, policy, present, node, &masks, id) {
+        let other = integers(graph, &types, node).filter(|_| policy.unwanted(graph, node).is_none());
+        match other.or_else(|| refusal(graph, ranges, policy, present, node, &masks, id)) {
             None => s.chosen.extend(OpRule::of(node).map(|r| (id, r))),
             Some(reason) => drop(s.float.insert(id, reason)),
         }
     }
-    // A node that is out of place stays so when more are dropped: the order of dropping does not matter.
-    let mut queue: VecDeque<NodeId> = s.chosen.keys().copied().collect();
-    while let Some(id) = queue.pop_front() {
-        let Some(rule) = s.chosen.get(&id) else { continue };
-        let Some(reason) = misfit(graph, policy, present, &s, id, rule) else { continue };
-        s.drop(id, reason);
-        let Some(node) = graph.node(id) else { continue };
-        queue.extend(node.input.iter().filter_map(|i| graph.producer(i)).map(|(id, _)| id));
-        queue.extend(node.output.iter().flat_map(|o| graph.uses(o)).map(|u| u.node));
+    // A node that is out of place stays so when more are dropped: the order of dropping does not matter. What looks past
+    // its neighbours may be out of place by a node further off, so all are asked until none is.
+    let mut left = usize::MAX;
+    while s.chosen.len() < left {
+        left = s.chosen.len();
+        let mut queue: VecDeque<NodeId> = s.chosen.keys().copied().collect();
+        while let Some(id) = queue.pop_front() {
+            let Some(rule) = s.chosen.get(&id) else { continue };
+            let Some(reason) = misfit(graph, policy, present, &s, id, rule) else { continue };
+            s.drop(id, reason);
+            let Some(node) = graph.node(id) else { continue };
+            queue.extend(node.input.iter().filter_map(|i| graph.producer(i)).map(|(id, _)| id));
+            queue.extend(node.output.iter().flat_map(|o| graph.uses(o)).map(|u| u.node));
+        }
+    }
+    if policy.target.residual_add == ResidualAdd::ResidualSide {
+        let adds = s.chosen.keys().filter(|&&id| graph.node(id).is_some_and(|n| n.is("Add")));
+        let fused = adds.filter_map(|&node| Some(Use { node, slot: residual::fused_input(graph, &s, node)? }));
+        s.float_inputs = fused.collect();
     }
     Ok(s)
 }
@@ -69,7 +89,7 @@ fn refusal(
         let choice = node.is("If");
         return Some(if choice { "decided for each of its branches" } else { "no rule for the operator" }.into());
     };
-    if let Some(reason) = policy.unwanted(graph, node) {
+    if let Some(reason) = wish::fused(policy, node, rule).or_else(|| policy.unwanted(graph, node)) {
         return Some(reason);
     }
     if let Role::Float(reason) = rule.role {
@@ -78,7 +98,7 @@ fn refusal(
     if masks.contains(&id) {
         return Some("adds a mask for Softmax, whose huge numbers would take all codes".into());
     }
-    if let Some(reason) = special(graph, node) {
+    if let Some(reason) = special(graph, node).or_else(|| wish::refusal(graph, policy, node, rule)) {
         return Some(reason);
     }
     let inputs = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
@@ -87,8 +107,8 @@ fn refusal(
             return Some(format!("`{name}` is sparse"));
         }
         if let Some(t) = graph.initializer(name) {
-            let float = crate::model::DataType::try_from(t.data_type())
-                .is_ok_and(|d| matches!(d, crate::model::DataType::Float | crate::model::DataType::Double));
+            let float =
+                DataType::try_from(t.data_type()).is_ok_and(|d| matches!(d, DataType::Float | DataType::Double));
             if !float {
                 return Some(format!("`{name}` is not float"));
             }
@@ -136,8 +156,16 @@ fn refusal(
     None
 }
 
+/// That a node works on something else than floats.
+fn integers(graph: &Graph, types: &HashMap<String, DataType>, node: &NodeProto) -> Option<String> {
+    let slots = OpRule::of(node)?.data_slots(node);
+    let values = slots.filter_map(|slot| node.input_at(slot)).filter(|name| !graph.is_constant(name));
+    let other = values.filter_map(|name| Some((name, *types.get(name)?))).find(|(_, dtype)| !is_float(*dtype));
+    other.map(|(name, dtype)| format!("`{name}` holds {}", dtype_name(dtype)))
+}
+
 /// What only some nodes of an operator do.
-fn special(graph: &Graph, node: &NodeProto) -> Option<String> {
+pub(super) fn special(graph: &Graph, node: &NodeProto) -> Option<String> {
     let constant = |slot: usize| node.input_at(slot).is_some_and(|n| graph.is_constant(n));
     let text = |name: &str, default: &'static str| node.string(name).unwrap_or(default).to_owned();
     match node.op_type() {
@@ -201,18 +229,28 @@ fn misfit(
         Role::Glue | Role::Pass | Role::Bound => {}
         Role::Compute | Role::Float(_) => return None,
     }
+    if node.is("Add") && policy.target.residual_add == ResidualAdd::ResidualSide {
+        let taken = residual::fused_input(graph, s, id);
+        return taken.is_none().then(|| "no quantized convolution takes it in".into());
+    }
+    if policy.target.placement == Placement::Inputs {
+        return inputs::misfit(graph, present, s, node, rule);
+    }
     let inputs: Vec<&str> = rule.data_slots(node).filter_map(|slot| node.input_at(slot)).collect();
     let table = node.is("Gather") && inputs.first().is_some_and(|n| graph.initializer(n).is_some());
     let mut activations = inputs.iter().filter(|n| graph.initializer(n).is_none());
     let behind_compute = rule.role == Role::Bound;
-    if let Some(name) = activations.find(|n| !writes_integers(graph, policy, present, s, n, behind_compute)) {
+    // What is passed on is quantized only if it was before; other values can be where they are.
+    let anywhere = policy.target.everywhere && rule.role != Role::Pass;
+    let mut float = |n: &&&str| !writes_integers(graph, policy, present, s, n, behind_compute);
+    if let Some(name) = activations.find(&mut float).filter(|_| !anywhere) {
         return Some(format!("its input `{name}` is float"));
     }
     if inputs.iter().all(|n| graph.initializer(n).is_some()) && !table {
         return Some("its inputs are constant".into());
     }
     let wanted = node.output.iter().any(|o| graph.uses(o).iter().any(|u| reads_integers(s, graph, *u)));
-    (!wanted && !table).then(|| "no quantized node reads its output".into())
+    (!wanted && !table && !policy.target.everywhere).then(|| "no quantized node reads its output".into())
 }
 
 /// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand
@@ -230,10 +268,10 @@ fn writes_integers(
     }
     let Some((producer, _)) = graph.producer(value) else { return false };
     let Some(node) = graph.node(producer) else { return false };
-    s.chosen.contains_key(&producer) && (behind_compute || !policy.target.float_output.contains(&node.op_type()))
+    s.chosen.contains_key(&producer) && (behind_compute || !policy.target.writes_float(node.op_type()))
 }
 
-fn reads_integers(s: &Selection, graph: &Graph, at: crate::model::Use) -> bool {
+pub(super) fn reads_integers(s: &Selection, graph: &Graph, at: Use) -> bool {
     let Some(node) = graph.node(at.node) else { return false };
     match s.chosen.get(&at.node) {
         Some(rule) => rule.data_slots(node).any(|slot| slot == at.slot),

@@ -20,6 +20,8 @@ pub struct Steps {
     pub equalize: Switch,
     /// Moves what a bias lifts far above a ReLU into the next layer.
     pub absorb_bias: Switch,
+    /// Divides channels of what MatMul and Gemm read, and multiplies their weights, where channels differ much.
+    pub smooth: Switch,
     /// Ends ranges of activations where what training left in batch normalizations ends, six standard deviations from
     /// the mean; only with ranges of everything that was seen ([`Method::MinMax`](crate::observe::Method::MinMax)).
     pub limit_ranges: Switch,
@@ -29,18 +31,22 @@ pub struct Steps {
 
 impl Steps {
     /// No step at all.
-    pub const NONE: Steps =
-        Steps { equalize: Switch::Off, absorb_bias: Switch::Off, limit_ranges: Switch::Off, correct_bias: Switch::Off };
+    pub const NONE: Steps = Steps::all(Switch::Off);
+
+    /// Every step alike.
+    pub const fn all(switch: Switch) -> Steps {
+        Steps { equalize: switch, absorb_bias: switch, smooth: switch, limit_ranges: switch, correct_bias: switch }
+    }
 
     /// Whether any step is left to measuring.
     pub fn leaves_open(&self) -> bool {
-        [self.equalize, self.absorb_bias, self.limit_ranges, self.correct_bias].contains(&Switch::Auto)
+        let Steps { equalize, absorb_bias, smooth, limit_ranges, correct_bias } = *self;
+        [equalize, absorb_bias, smooth, limit_ranges, correct_bias].contains(&Switch::Auto)
     }
 }
 
 impl Default for Steps {
     fn default() -> Steps {
-        let auto = Switch::Auto;
-        Steps { equalize: auto, absorb_bias: auto, limit_ranges: auto, correct_bias: auto }
+        Steps::all(Switch::Auto)
     }
 }

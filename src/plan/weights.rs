@@ -1,21 +1,43 @@
-//! The plan that needs no samples: weights become codes, everything computes in float.
+//! The plan that needs no samples: weights become codes; everything computes in float, or quantizes what it reads by
+//! the range that this has in each run.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::fit::weight_ranges;
-use super::{ConstantDecision, NodeDecision, Part, Plan, Policy, Present, Verdict};
+use super::{ConstantDecision, Emit, NodeDecision, Part, Plan, Policy, Present, Verdict};
 use crate::error::{Place, Result};
 use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, dtype_name, release};
-use crate::number::QuantParams;
-use crate::rule::{OpRule, Role};
+use crate::number::{Granularity, QuantParams, Scheme};
+use crate::rule::{OpRule, Role, WeightMatrix};
+
+/// A table with fewer numbers is not worth the node that dequantizes what was picked from it.
+const SMALL_TABLE: usize = 4096;
+
+/// A layer with fewer inputs or outputs than this is faster in float than what it reads is quantized.
+const SLIGHT: usize = 16;
+
+/// How many times smaller zero points must make the power of the noise of a signed weight to be worth the sums that
+/// they cost.
+const WORTH_ZERO_POINTS: f64 = 1.5;
+
+/// What becomes of the values that nodes with quantized weights read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// They stay float.
+    Weights,
+    /// They are quantized by the range that they have in each run, to uint8, where the node has a form in integers;
+    /// they stay float elsewhere. Signed weights then have zero points where these take a third off their noise
+    /// (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
+    Dynamic,
+}
 
 impl Plan {
     /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate,
-    /// in the bodies of If, Loop and Scan too.
+    /// and tables whose rows Gather picks; in the bodies of If, Loop and Scan too.
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
-    pub fn of_weights(graph: &Graph, policy: &Policy) -> Result<Plan> {
+    pub fn of_weights(graph: &Graph, policy: &Policy, mode: Mode) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut wanted = Vec::new();
         let present = Present::of(graph, &Present::default());
@@ -30,13 +52,15 @@ impl Plan {
             }
         }
         let fitted: Vec<Result<Result<ConstantDecision, String>>> =
-            wanted.par_iter().map(|&(_, at)| fit(graph, policy, at).at(|| graph.label(at.node))).collect();
+            wanted.par_iter().map(|&(_, at)| fit(graph, policy, mode, at).at(|| graph.label(at.node))).collect();
         for ((node, at), outcome) in wanted.into_iter().zip(fitted) {
             match outcome? {
                 Ok(decision) => {
-                    plan.constants.insert(at, decision);
-                    let reason = "its weight is stored as codes".to_owned();
-                    plan.nodes.push(NodeDecision { node, verdict: Verdict::WeightOnly, reason });
+                    let (verdict, reason) = form(graph, policy, mode, at, &decision);
+                    if verdict != Verdict::Float {
+                        plan.constants.insert(at, decision);
+                    }
+                    plan.nodes.push(NodeDecision { node, verdict, reason });
                 }
                 Err(reason) => plan.nodes.push(float(node, reason)),
             }
@@ -45,9 +69,67 @@ impl Plan {
             graph.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
         plan.nodes.sort_by_key(|d| places.get(&d.node).copied());
         for id in graph.bodies() {
-            plan.bodies.insert(id, Plan::of_weights(&graph.body(id)?, policy)?);
+            plan.bodies.insert(id, Plan::of_weights(&graph.body(id)?, policy, mode)?);
         }
         Ok(plan)
+    }
+}
+
+/// How a node computes with its codes, and why.
+fn form(graph: &Graph, policy: &Policy, mode: Mode, at: Use, decision: &ConstantDecision) -> (Verdict, String) {
+    let Some(node) = graph.node(at.node) else { return (Verdict::Float, "it is not there".into()) };
+    let float = |reason: &str| (Verdict::WeightOnly, format!("its weight is stored as codes; {reason}"));
+    if node.is("Gather") {
+        return (Verdict::WeightOnly, "its table is stored as codes".into());
+    }
+    match (mode, policy.emit) {
+        (Mode::Dynamic, _) => match dynamic_refusal(graph, node, &decision.initializer) {
+            None if is_slight(graph, node, &decision.initializer) => {
+                let why =
+                    format!("it has fewer than {SLIGHT} inputs or outputs: quantizing what it reads does not pay");
+                (Verdict::Float, why)
+            }
+            None => (Verdict::Dynamic, "it computes in integers, by the range of its input in each run".into()),
+            Some(reason) => float(&reason),
+        },
+        (Mode::Weights, Emit::Qdq | Emit::QOperator { .. }) => {
+            (Verdict::WeightOnly, "its weight is stored as codes".into())
+        }
+        (Mode::Weights, Emit::MatMulNBits) => match packed_refusal(node, decision) {
+            None => (Verdict::Packed, "its weight is packed in blocks".into()),
+            Some(reason) => float(reason),
+        },
+    }
+}
+
+/// Whether the sums of a node are of too few products, or there are too few of them, to make good for quantizing what
+/// it reads.
+fn is_slight(graph: &Graph, node: &NodeProto, weight: &str) -> bool {
+    let shape = graph.constant_dims(weight).unwrap_or_default();
+    let shape: Vec<usize> = shape.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+    WeightMatrix::of(node, &shape).is_some_and(|m| m.rows < SLIGHT || m.columns < SLIGHT)
+}
+
+/// Why a node does not compute in integers.
+fn dynamic_refusal(graph: &Graph, node: &NodeProto, weight: &str) -> Option<String> {
+    if !["Conv", "Gemm", "MatMul"].iter().any(|op| node.is(op)) {
+        return Some("no operator computes the same in integers".into());
+    }
+    if let Some(other) = graph.stated_dtype(weight).filter(|&d| d != DataType::Float) {
+        return Some(format!("DynamicQuantizeLinear quantizes float32, and it reads {}", dtype_name(other)));
+    }
+    node.input_at(0).is_some_and(|x| graph.is_constant(x)).then(|| "its other operand is constant too".into())
+}
+
+/// Why a node does not become MatMulNBits.
+fn packed_refusal(node: &NodeProto, decision: &ConstantDecision) -> Option<&'static str> {
+    if !node.is("MatMul") {
+        return Some("MatMulNBits stands for MatMul alone");
+    }
+    match decision.params.granularity() {
+        Granularity::Block { axis: 0, .. } => None,
+        Granularity::Block { .. } => Some("MatMulNBits takes a matrix"),
+        _ => Some("it has no blocks: fewer inputs than a block has"),
     }
 }
 
@@ -90,8 +172,11 @@ fn stored(dtype: DataType, scale: f32) -> f32 {
 
 /// The slot of the node's weight, or why it stays float.
 fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, String> {
-    let rule = OpRule::of(node).filter(|r| r.role == Role::Compute).ok_or("it has no weight")?;
-    let slot = rule.weight_slot().ok_or("it has no weight")?;
+    let slot = match OpRule::of(node) {
+        Some(rule) if rule.role == Role::Compute => rule.weight_slot().ok_or("it has no weight")?,
+        Some(_) if node.is("Gather") => table_of(graph, node)?,
+        _ => return Err("it has no weight".into()),
+    };
     if let Some(reason) = policy.unwanted(graph, node) {
         return Err(reason);
     }
@@ -107,8 +192,35 @@ fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, 
     }
 }
 
+/// The slot of the table whose rows a Gather picks, or why it stays float.
+fn table_of(graph: &Graph, node: &NodeProto) -> Result<usize, String> {
+    let name = node.input_at(0).unwrap_or_default();
+    let Some(dims) = graph.constant_dims(name) else { return Err("it has no weight".into()) };
+    if dims.len() != 2 || ![0, -2].contains(&node.int("axis").unwrap_or(0)) {
+        return Err(format!("it does not pick rows of `{name}`"));
+    }
+    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
+    match count {
+        Some(n) if n < SMALL_TABLE => Err(format!("its table `{name}` is small")),
+        _ => Ok(0),
+    }
+}
+
+/// How the weight of a node is quantized.
+fn scheme(policy: &Policy, mode: Mode, rule: &OpRule, node: &NodeProto, shape: &[usize]) -> Scheme {
+    if node.is("Gather") {
+        return policy.table_scheme();
+    }
+    let scheme = policy.weight_scheme(rule, node, shape, false);
+    // ConvInteger has one zero point for all channels.
+    if mode == Mode::Dynamic && node.is("Conv") && !scheme.symmetric {
+        return Scheme { granularity: Granularity::Tensor, ..scheme };
+    }
+    scheme
+}
+
 /// Scales and zero points for the weight, or why it stays float.
-fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecision, String>> {
+fn fit(graph: &Graph, policy: &Policy, mode: Mode, at: Use) -> Result<Result<ConstantDecision, String>> {
     let Some((node, rule)) = graph.node(at.node).and_then(|n| Some((n, OpRule::of(n)?))) else {
         return Ok(Err("it has no rule".into()));
     };
@@ -117,14 +229,26 @@ fn fit(graph: &Graph, policy: &Policy, at: Use) -> Result<Result<ConstantDecisio
     if tensor.is_empty() {
         return Ok(Err(format!("its weight `{initializer}` holds no number")));
     }
-    let scheme = policy.weight_scheme(rule, node, tensor.shape(), false);
-    let ranges = weight_ranges(&tensor, &scheme, policy.weight_clip);
+    let scheme = scheme(policy, mode, rule, node, tensor.shape());
+    let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
+        let Ok(ranges) = weight_ranges(&tensor, scheme, policy.weight_clip) else { return Ok(None) };
+        let params = QuantParams::from_ranges_stored(scheme, &ranges, |scale| stored(tensor.dtype(), scale));
+        params.map(Some).at(|| format!("initializer `{initializer}`"))
+    };
+    let mut chosen = params(&scheme)?;
+    // MatMulInteger takes a zero point a column.
+    if mode == Mode::Dynamic && scheme.symmetric && !node.is("Conv") && !node.is("ConvTranspose") {
+        let affine = params(&Scheme { symmetric: false, narrow: false, ..scheme })?;
+        let noise =
+            |p: &Option<QuantParams>| p.iter().flat_map(|p| p.scales()).map(|&s| f64::from(s).powi(2)).sum::<f64>();
+        if noise(&affine) * WORTH_ZERO_POINTS < noise(&chosen) {
+            chosen = affine;
+        }
+    }
     release(tensor.bytes());
-    let Ok(ranges) = ranges else {
+    let Some(params) = chosen else {
         return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));
     };
-    let params = QuantParams::from_ranges_stored(&scheme, &ranges, |scale| stored(tensor.dtype(), scale))
-        .at(|| format!("initializer `{initializer}`"))?;
     Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight, chosen: None }))
 }
 

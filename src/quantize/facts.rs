@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{RoundRow, StepRow};
+use super::{Reformed, RoundRow, StepRow};
 use crate::error::Result;
 use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
@@ -15,7 +15,7 @@ pub struct Report {
     /// The version of this library.
     pub qdq: &'static str,
     /// The target's name.
-    pub target: &'static str,
+    pub target: String,
     /// The engine that ran the models; `None` if they were not run.
     pub engine: Option<String>,
     /// Opset before and after.
@@ -32,6 +32,8 @@ pub struct Report {
     pub steps: Vec<StepRow>,
     /// The weights whose codes were chosen by what they do to outputs, in the order of their layers.
     pub rounding: Vec<RoundRow>,
+    /// The nodes that became operators on codes, where these were asked for.
+    pub reformed: Vec<Reformed>,
     /// What the passes left alone.
     pub skipped: Vec<Skipped>,
     /// Drift of each output against the float model; empty if they were not run.
@@ -66,6 +68,8 @@ pub struct Counts {
     pub quantized: usize,
     /// Nodes that a range took the place of.
     pub absorbed: usize,
+    /// Nodes that compute in integers, by the range of their input in each run.
+    pub dynamic: usize,
     /// Nodes that compute in float with a weight that is stored as codes.
     pub weight_only: usize,
     /// Nodes that compute in float.
@@ -87,7 +91,7 @@ pub struct NodeRow {
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// `quantized`, `absorbed`, `weight-only`, `float`, or `already`: quantized before.
+    /// `quantized`, `absorbed`, `dynamic`, `weight-only`, `float`, or `already`: quantized before.
     pub verdict: &'static str,
     /// Why.
     pub reason: String,
@@ -109,7 +113,8 @@ pub(super) fn count(plan: &Plan) -> Counts {
     let mut counts = Counts {
         quantized: with(Verdict::Quantized),
         absorbed: with(Verdict::Absorbed),
-        weight_only: with(Verdict::WeightOnly),
+        dynamic: with(Verdict::Dynamic),
+        weight_only: with(Verdict::WeightOnly) + with(Verdict::Packed),
         float: with(Verdict::Float),
         already: with(Verdict::Already),
         constants: plan.constants.len() - biases,
@@ -119,6 +124,7 @@ pub(super) fn count(plan: &Plan) -> Counts {
     for inner in plan.bodies.values().map(count) {
         counts.quantized += inner.quantized;
         counts.absorbed += inner.absorbed;
+        counts.dynamic += inner.dynamic;
         counts.weight_only += inner.weight_only;
         counts.float += inner.float;
         counts.already += inner.already;
@@ -130,14 +136,15 @@ pub(super) fn count(plan: &Plan) -> Counts {
 }
 
 /// A row for each node of the plan; those in a body stand behind the node that holds it.
-pub(super) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
+pub(crate) fn rows(graph: &Graph, plan: &Plan) -> Result<Vec<NodeRow>> {
     let mut rows = Vec::new();
     for d in &plan.nodes {
         let Some(node) = graph.node(d.node) else { continue };
         let verdict = match d.verdict {
             Verdict::Quantized => "quantized",
             Verdict::Absorbed => "absorbed",
-            Verdict::WeightOnly => "weight-only",
+            Verdict::Dynamic => "dynamic",
+            Verdict::WeightOnly | Verdict::Packed => "weight-only",
             Verdict::Float => "float",
             Verdict::Already => "already",
         };

@@ -1,9 +1,11 @@
 //! The way of the data: from a float model and samples to a quantized model and what was found on the way.
 
 mod data_free;
+mod decide;
 mod facts;
 mod matrix;
 mod ranges;
+mod reformed;
 mod reshape;
 mod retarget;
 mod rounding;
@@ -23,17 +25,21 @@ use crate::events::Events;
 use crate::exec::{Executor, Runner, warm_up};
 use crate::model::{Model, fingerprint};
 use crate::number::Range;
-use crate::pass::{self, Context, InlineFunctions, Insert};
-use crate::plan::{Plan, Policy, Reconstructed, Steps, Switch, watch_list};
+use crate::pass::{self, Context, InlineFunctions, Insert, ToQOperator};
+use crate::plan::{Emit, Plan, Policy, Reconstructed, Steps, Switch, watch_list};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 use trial::Trial;
 
+pub use decide::{Decision, decide, decide_weights};
+pub(crate) use facts::rows as node_rows;
 pub use facts::{Counts, NodeRow, Report, Split, Stage};
 pub use ranges::learn_ranges;
+pub use reformed::Reformed;
+pub(crate) use reformed::{reformed, reformed_table, staying_table};
 pub use reshape::StepRow;
 pub use rounding::RoundRow;
-pub use weights::quantize_weights;
+pub use weights::{quantize_dynamic, quantize_weights};
 
 /// The most samples that are held back for verification.
 const HELD_BACK: usize = 16;
@@ -167,17 +173,96 @@ pub fn quantize_from(
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
     let policy = &recipe.policy;
+    let mut cx = Context::new(Some(executor), &events);
+    let original = modern(model);
+    let decided = decide_on(model, &original, source, recipe, &mut cx, &mut clock)?;
+    let Decided { prepared, plan, nodes, steps: taken, rounding, split, verify, float } = decided;
+    if plan.is_idle() {
+        return Err(nothing_to_quantize(&nodes));
+    }
+
+    clock.stage("insert");
+    let mut quantized = prepared;
+    pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
+    if let Emit::QOperator { contrib } = policy.emit
+        && pass::run(&ToQOperator { contrib }, &mut quantized, &mut cx)? == 0
+    {
+        events.warn("nothing could be written as an operator on codes: the model is in QDQ form");
+    }
+    let counts = facts::count(&plan);
+    sign(&mut quantized, policy, &counts);
+
+    if verify.is_some() {
+        clock.stage("verify");
+    }
+    let written = read_back(quantized)?;
+    let mut outputs = Vec::new();
+    if let Some((samples, picks)) = &verify {
+        let runner = Runner::new(executor, &written, Vec::new())?;
+        outputs = compare(&float, &runner, *samples, picks, &events)?;
+    }
+
+    let report = Report {
+        qdq: env!("CARGO_PKG_VERSION"),
+        target: policy.target.name.clone(),
+        engine: verify.is_some().then(|| executor.name()),
+        opset: (model.opset(), written.opset()),
+        size: (model.encoded_len(), written.encoded_len()),
+        samples: (split.calibration + split.verification > 0).then_some(split),
+        counts,
+        nodes,
+        steps: taken,
+        rounding,
+        reformed: reformed(&cx.reformed),
+        skipped: std::mem::take(&mut cx.skipped),
+        outputs,
+        stages: clock.finish(),
+        warnings: events.into_warnings(),
+        peak_memory: None,
+    };
+    Ok(Quantized { model: written, plan, report })
+}
+
+/// What is decided of a model, and nothing of it done.
+struct Decided<'a> {
+    prepared: Model,
+    plan: Plan,
+    nodes: Vec<NodeRow>,
+    steps: Vec<StepRow>,
+    rounding: Vec<RoundRow>,
+    split: Split,
+    /// The samples that verify.
+    verify: Option<(&'a dyn Samples, Vec<usize>)>,
+    /// What runs the float model.
+    float: Runner<'a>,
+}
+
+/// The way of the data up to the plan; `original` is the model as an engine takes it.
+fn decide_on<'a>(
+    model: &Model,
+    original: &'a Model,
+    source: Source<'a>,
+    recipe: &Recipe,
+    cx: &mut Context<'a>,
+    clock: &mut Clock<'_>,
+) -> Result<Decided<'a>> {
+    let (policy, events) = (&recipe.policy, cx.events);
+    let Some(executor) = cx.executor else { return Err(Error::new(ErrorKind::Usage, "there is no engine")) };
 
     clock.stage("prepare");
     let mut prepared = model.clone();
-    let mut cx = Context::new(Some(executor), &events);
-    check_patterns(model, policy, &events)?;
-    prepare(&mut prepared, policy.opset(), &mut cx)?;
+    check_patterns(model, policy, events)?;
+    prepare(&mut prepared, policy.opset(), cx)?;
 
     let (mut steps, picks) = (policy.steps, split_of(&source));
     let picked = picks.0.clone();
     if let Source::Ranges(..) = source {
-        for (switch, option) in [(&mut steps.equalize, "--equalize"), (&mut steps.absorb_bias, "--absorb-bias")] {
+        let reshaping = [
+            (&mut steps.equalize, "--equalize"),
+            (&mut steps.absorb_bias, "--absorb-bias"),
+            (&mut steps.smooth, "--smooth"),
+        ];
+        for (switch, option) in reshaping {
             if *switch == Switch::On {
                 let what = "ranges that were learned before do not fit a model whose values are changed";
                 return Err(Error::new(ErrorKind::Usage, what)
@@ -187,20 +272,19 @@ pub fn quantize_from(
         }
     }
     clock.stage("reshape");
-    let original = modern(model);
     if !policy.calibration.needs_extremes_only() || !matches!(source, Source::Samples(_)) {
         steps.limit_ranges = Switch::Off;
     }
     let trial = match (source, steps) {
         (_, Steps::NONE) => None,
-        (Source::Samples(samples), _) => Some(Trial::new(&original, &prepared, samples, &picks.0, policy, executor)),
+        (Source::Samples(samples), _) => Some(Trial::new(original, &prepared, samples, &picks.0, policy, executor)),
         _ => None,
     };
-    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial, &mut cx)?;
+    let mut taken = reshape::reshape(&mut prepared, policy, steps, trial, cx)?;
 
     clock.stage("calibrate");
     let watch = watch_list(&prepared.graph)?;
-    let float = Runner::new(executor, &original, Vec::new())?;
+    let float = Runner::new(executor, original, Vec::new())?;
     let learned: Ranges;
     let (ranges, verify, split) = match source {
         Source::Samples(samples) => {
@@ -210,7 +294,7 @@ pub fn quantize_from(
                 warm_up(&runner, &float, &samples.get(first).at(|| format!("sample {first}"))?);
             }
             let keep = Keep::for_method(policy.calibration);
-            let mut all = calibrate(&runner, samples, &calibration, keep, &events).at(|| "calibration".to_owned())?;
+            let mut all = calibrate(&runner, samples, &calibration, keep, events).at(|| "calibration".to_owned())?;
             if let Some(step) = taken.iter_mut().find(|s| s.step == "limit-ranges" && s.taken) {
                 step.places = steps::limit(&mut all, &cx.statistics);
             }
@@ -237,7 +321,7 @@ pub fn quantize_from(
             (ranges, verify, split)
         }
         Source::Statistics(given, verify) => {
-            learned = data_free::ranges(&prepared, &watch, given, &mut cx)?;
+            learned = data_free::ranges(&prepared, &watch, given, cx)?;
             let verify = verify.map(|samples| (samples, (0..samples.len()).collect::<Vec<usize>>()));
             let split = Split {
                 source: verify.as_ref().map_or("none".to_owned(), |(samples, _)| samples.describe()),
@@ -259,10 +343,6 @@ pub fn quantize_from(
     clock.stage("plan");
     let mut plan = Plan::decide(&prepared.graph, ranges, policy)?;
     let nodes = facts::rows(&prepared.graph, &plan)?;
-    if plan.is_idle() {
-        return Err(nothing_to_quantize(&nodes));
-    }
-
     if let Source::Statistics(given, _) = source {
         data_free::check(&prepared.graph, &plan, given, &cx.statistics)?;
     }
@@ -270,9 +350,9 @@ pub fn quantize_from(
     if let (Source::Samples(samples), true) = (source, policy.rounding.needs_moments()) {
         clock.stage("round");
         let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
-        let source = rounding::Source { samples, picks: &picked, executor, events: &events };
+        let source = rounding::Source { samples, picks: &picked, executor, events };
         let decide = |model: &Model, weights: &Reconstructed| Plan::decide_with(&model.graph, ranges, policy, weights);
-        let partly = |weights: &Reconstructed| rounding::partly(&prepared, weights, decide, &events);
+        let partly = |weights: &Reconstructed| rounding::partly(&prepared, weights, decide, events);
         let stages = policy.stages.map(|count| rounding::Stages { count: count.get(), partly: &partly });
         (weights, rounding) =
             rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), stages, &source)?;
@@ -281,43 +361,9 @@ pub fn quantize_from(
         corrects.into_iter().for_each(|step| step.taken = true);
     }
     if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
-        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &weights, &mut cx)?;
+        (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &weights, cx)?;
     }
-
-    clock.stage("insert");
-    let mut quantized = prepared;
-    pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
-    let counts = facts::count(&plan);
-    sign(&mut quantized, policy, &counts);
-
-    if verify.is_some() {
-        clock.stage("verify");
-    }
-    let written = read_back(quantized)?;
-    let mut outputs = Vec::new();
-    if let Some((samples, picks)) = &verify {
-        let runner = Runner::new(executor, &written, Vec::new())?;
-        outputs = compare(&float, &runner, *samples, picks, &events)?;
-    }
-
-    let report = Report {
-        qdq: env!("CARGO_PKG_VERSION"),
-        target: policy.target.name,
-        engine: verify.is_some().then(|| executor.name()),
-        opset: (model.opset(), written.opset()),
-        size: (model.encoded_len(), written.encoded_len()),
-        samples: (split.calibration + split.verification > 0).then_some(split),
-        counts,
-        nodes,
-        steps: taken,
-        rounding,
-        skipped: std::mem::take(&mut cx.skipped),
-        outputs,
-        stages: clock.finish(),
-        warnings: events.into_warnings(),
-        peak_memory: None,
-    };
-    Ok(Quantized { model: written, plan, report })
+    Ok(Decided { prepared, plan, nodes, steps: taken, rounding, split, verify, float })
 }
 
 /// The model as whoever opens the file gets it, which shares the file's bytes. One that does not fit a single file
@@ -380,9 +426,10 @@ fn sign(model: &mut Model, policy: &Policy, counts: &Counts) {
         &format!(
             "target {}, activations {}, weights {} {} {}",
             policy.target.name,
-            match counts.pairs == 0 {
-                true => "float".to_owned(),
-                false => {
+            match (counts.pairs, counts.dynamic) {
+                (0, 0) => "float".to_owned(),
+                (0, _) => "uint8 affine per tensor dynamic".to_owned(),
+                _ => {
                     let kind = kind(policy.activations, policy.symmetric_activations);
                     format!("{kind} per tensor {}", policy.calibration)
                 }
@@ -412,7 +459,7 @@ fn nothing_to_quantize(nodes: &[NodeRow]) -> Error {
     }
     let list: Vec<String> = reasons.iter().take(5).map(|(t, n)| format!("{n} x {t}")).collect();
     Error::new(ErrorKind::Unsupported, format!("nothing in the model can be quantized ({})", list.join("; ")))
-        .hint("`qdq inspect` lists the model's layers")
+        .hint("`qdq explain` says of every node why")
 }
 
 #[cfg(test)]

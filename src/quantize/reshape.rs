@@ -7,7 +7,7 @@ use super::trial::{Gain, Scores, Trial};
 use crate::calibrate::{Ranges, Statistics, propagate};
 use crate::error::{Place, Result};
 use crate::model::Model;
-use crate::pass::{self, AbsorbBias, Bounds, Context, Equalize, Pass};
+use crate::pass::{self, AbsorbBias, Bounds, Context, Equalize, Pass, Smooth};
 use crate::plan::{Policy, Steps, Switch};
 
 /// What became of a step.
@@ -53,8 +53,14 @@ pub(super) fn reshape(
     let search = Search { steps, trial: trial.as_ref().filter(|_| steps.leaves_open()) };
     let mut best = search.look(prepared, base, &cx.statistics, None)?;
     let equalize = Equalize { shapes: &shapes, per_channel: policy.per_channel, bounds: Bounds::Loose };
-    let tries: [(Switch, &dyn Pass, bool); 2] =
-        [(steps.equalize, &equalize, true), (steps.absorb_bias, &AbsorbBias, false)];
+    let codes = |bits: u32| 2f64.powi(bits as i32) - 1.0;
+    let smooth = Smooth {
+        activation_steps: codes(policy.activations.bits),
+        weight_steps: codes(policy.weights.bits),
+        per_channel: policy.per_channel,
+    };
+    let tries: [(Switch, &dyn Pass, bool); 3] =
+        [(steps.equalize, &equalize, true), (steps.absorb_bias, &AbsorbBias, false), (steps.smooth, &smooth, false)];
     for (switch, pass, untried) in tries.into_iter().filter(|(switch, ..)| *switch != Switch::Off) {
         let (mut other, known, skipped) = (prepared.clone(), cx.statistics.clone(), cx.skipped.len());
         let places = pass::run(pass, &mut other, cx)?;

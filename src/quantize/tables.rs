@@ -1,7 +1,8 @@
 //! What people read of a quantization.
 
-use super::{Counts, NodeRow, Report, RoundRow, Split};
+use super::{Counts, NodeRow, Report, RoundRow, Split, reformed_table, staying_table};
 use crate::number::decibels;
+use crate::pass::{Pass, ToQOperator};
 use crate::report::{Cell, Column, Table, number};
 use crate::validate::output_table;
 
@@ -42,7 +43,10 @@ impl Split {
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
-        let others = [output_table(&self.outputs), self.rounded(), self.operators(), self.reasons()];
+        let on_codes = reformed_table("Operators on codes", &self.reformed);
+        let in_qdq = self.skipped.iter().filter(|s| s.pass == ToQOperator { contrib: false }.name());
+        let in_qdq = staying_table("Left between DequantizeLinear and QuantizeLinear", in_qdq);
+        let others = [output_table(&self.outputs), self.rounded(), self.operators(), on_codes, in_qdq, self.reasons()];
         let mut tables = vec![self.summary()];
         tables.extend(others.into_iter().filter(|t| !t.rows.is_empty()));
         tables
@@ -52,7 +56,7 @@ impl Report {
         let mut t = Table::facts("Quantized");
         let bytes = |n: usize| number::bytes(n as u64);
         let (before, after) = self.size;
-        t.fact("target", self.target);
+        t.fact("target", &self.target);
         t.fact("size", format!("{} -> {} ({})", bytes(before), bytes(after), change(before as f64, after as f64)));
         t.fact(
             "opset",
@@ -71,16 +75,17 @@ impl Report {
             0 => String::new(),
             n => format!(", {n} quantized before and left as they are"),
         };
-        match c.weight_only {
-            0 => {
+        match (c.dynamic, c.weight_only) {
+            (0, 0) => {
                 let Counts { quantized, absorbed, float, .. } = c;
                 let nodes = format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float");
                 t.fact("nodes", nodes + &already);
                 t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
                 t.fact("Q/DQ pairs", c.pairs.to_string());
             }
-            n => {
-                t.fact("nodes", format!("{n} with a quantized weight, {} float", c.float) + &already);
+            (dynamic, n) => {
+                let integer = if dynamic > 0 { format!("{dynamic} dynamic, ") } else { String::new() };
+                t.fact("nodes", format!("{integer}{n} with a quantized weight, {} float", c.float) + &already);
                 t.fact("stored as codes", format!("{} weights", c.constants));
             }
         }
@@ -131,9 +136,10 @@ impl Report {
     }
 
     fn operators(&self) -> Table {
-        let mut columns = match self.counts.weight_only {
-            0 => vec!["quantized", "absorbed", "float"],
-            _ => vec!["weight-only", "float"],
+        let mut columns = match (self.counts.dynamic, self.counts.weight_only) {
+            (0, 0) => vec!["quantized", "absorbed", "float"],
+            (0, _) => vec!["weight-only", "float"],
+            _ => vec!["dynamic", "weight-only", "float"],
         };
         columns.extend((self.counts.already > 0).then_some("already"));
         let heads = columns.iter().map(|c| Column::right(c));

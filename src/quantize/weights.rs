@@ -1,4 +1,5 @@
-//! Quantization of weights alone: no samples, no engine, and no more memory than the largest weights take.
+//! Quantization without ranges: of weights alone, or of activations too by the range they have in each run. No samples,
+//! no engine, and no more memory than the largest weights take.
 
 use super::rounding::{Source, Stages, partly, reconstruct};
 use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
@@ -9,20 +10,22 @@ use crate::model::{Model, Scratch};
 use crate::pass::{
     self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
 };
-use crate::plan::{Plan, Policy, Reconstructed, Switch, opset_of_weights};
+use crate::plan::{Mode, Plan, Policy, Reconstructed, Switch, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
-/// Stores the weights of nodes that multiply and accumulate as codes behind DequantizeLinear; everything computes in
-/// float as before: float16 and bfloat16 weights have scales of their type, for which the model is raised to opset 19.
+/// Stores the weights of nodes that multiply and accumulate, and tables whose rows Gather picks, as codes behind
+/// DequantizeLinear; everything computes in float as before: float16 and bfloat16 weights have scales of their type,
+/// for which the model is raised to opset 19. [`Emit::MatMulNBits`](crate::plan::Emit::MatMulNBits) puts that operator
+/// in the place of a MatMul whose weight has blocks.
 /// `model` is not changed.
 ///
 /// With samples and an engine, the two models are run and compared; with none, nothing is run. Where the policy's rounding asks
 /// for what layers read, most of the samples show it and the others are compared. With scratch space, codes
 /// wait there for being written, so that memory holds the weights only that are being read.
 ///
-/// Errors when the model holds operators that cannot be raised to the opset that the emitted nodes need, and when
-/// there is no weight to quantize.
+/// Errors when the policy asks for what cannot be ([`Policy::check_mode`]), when the model holds operators that cannot
+/// be raised to the opset that the emitted nodes need, and when there is no weight to quantize.
 pub fn quantize_weights(
     model: &Model,
     policy: &Policy,
@@ -30,22 +33,40 @@ pub fn quantize_weights(
     scratch: Option<Scratch>,
     events: &dyn Events,
 ) -> Result<Quantized> {
+    without_ranges(Mode::Weights, model, policy, verify, scratch, events)
+}
+
+/// As [`quantize_weights`], and lets Conv, Gemm and MatMul compute in integers: what they read is quantized by the
+/// range that it has in each run, with DynamicQuantizeLinear, and multiplied by ConvInteger or MatMulInteger. Nodes
+/// that have no such form, or whose weight is not float32, compute in float.
+pub fn quantize_dynamic(
+    model: &Model,
+    policy: &Policy,
+    verify: Option<(&dyn Samples, &dyn Executor)>,
+    scratch: Option<Scratch>,
+    events: &dyn Events,
+) -> Result<Quantized> {
+    without_ranges(Mode::Dynamic, model, policy, verify, scratch, events)
+}
+
+fn without_ranges(
+    mode: Mode,
+    model: &Model,
+    policy: &Policy,
+    verify: Option<(&dyn Samples, &dyn Executor)>,
+    scratch: Option<Scratch>,
+    events: &dyn Events,
+) -> Result<Quantized> {
+    policy.check_mode(mode)?;
     let events = Listening::new(events);
     let mut clock = Clock::new(&events);
 
     clock.stage("prepare");
-    check_patterns(model, policy, &events)?;
-    let mut quantized = model.clone();
     let mut cx = Context { scratch, ..Context::new(None, &events) };
-    let passes: [&dyn Pass; 4] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants];
-    for pass in passes {
-        pass::run(pass, &mut quantized, &mut cx)?;
-    }
-    let to = opset_of_weights(&quantized.graph, policy)?;
-    pass::run(&RaiseOpset { to }, &mut quantized, &mut cx)?;
+    let mut quantized = prepare_weights(model, policy, &mut cx)?;
 
     clock.stage("plan");
-    let mut plan = Plan::of_weights(&quantized.graph, policy)?;
+    let mut plan = Plan::of_weights(&quantized.graph, policy, mode)?;
     let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized.graph, &plan)?);
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
@@ -91,7 +112,7 @@ pub fn quantize_weights(
 
     let report = Report {
         qdq: env!("CARGO_PKG_VERSION"),
-        target: policy.target.name,
+        target: policy.target.name.clone(),
         engine: verify.map(|(_, e)| e.name()),
         opset: (model.opset(), quantized.opset()),
         size: (model.encoded_len(), quantized.encoded_len()),
@@ -106,6 +127,7 @@ pub fn quantize_weights(
         nodes,
         steps: Vec::new(),
         rounding,
+        reformed: Vec::new(),
         skipped: std::mem::take(&mut cx.skipped),
         outputs,
         stages: clock.finish(),
@@ -113,4 +135,17 @@ pub fn quantize_weights(
         peak_memory: None,
     };
     Ok(Quantized { model: quantized, plan, report })
+}
+
+/// The model as its weights are looked at: nothing is folded, and its opset is the one that the emitted nodes need.
+pub(super) fn prepare_weights(model: &Model, policy: &Policy, cx: &mut Context<'_>) -> Result<Model> {
+    check_patterns(model, policy, cx.events)?;
+    let mut model = model.clone();
+    let passes: [&dyn Pass; 4] = [&FreezeInputs, &InlineFunctions, &UniqueNames, &LiftConstants];
+    for pass in passes {
+        pass::run(pass, &mut model, cx)?;
+    }
+    let to = opset_of_weights(&model.graph, policy)?;
+    pass::run(&RaiseOpset { to }, &mut model, cx)?;
+    Ok(model)
 }

@@ -1,6 +1,7 @@
 //! What quantization knows of each operator, as data. Sources: the operator's text in the ONNX specification,
 //! and, for the roles, the placement rules of onnxruntime's QDQ tool.
 
+mod bounds;
 mod channel_index;
 mod patches;
 mod table;
@@ -9,6 +10,7 @@ mod weight_matrix;
 use crate::model::{NodeExt, NodeProto};
 use crate::number::Range;
 
+pub use bounds::bounds;
 pub use channel_index::ChannelIndex;
 pub use patches::{Look, PatchView, Patches, Places};
 pub use table::RULES;

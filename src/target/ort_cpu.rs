@@ -1,6 +1,8 @@
 //! ONNX Runtime's CPU provider on x86.
 
-use super::Target;
+use std::sync::LazyLock;
+
+use super::{Attention, BiasForm, Placement, ResidualAdd, Target, names};
 use crate::number::Format;
 
 /// ONNX Runtime's CPU provider. It fuses Q/DQ groups around these operators into QLinear kernels
@@ -10,15 +12,22 @@ use crate::number::Format;
 /// HardSigmoid, HardSwish, PRelu and Tanh have no integer kernel; they stand in the list because they sit between
 /// quantized neighbours, which would otherwise fall out of integers with them. ConvTranspose is computed in float from
 /// int8 weights.
-pub static ORT_CPU: Target = Target {
-    name: "ort-cpu",
-    about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel",
+pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
+    name: "ort-cpu".into(),
+    about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel".into(),
+    opset: 13,
     activations: Format::UINT8,
+    activation_formats: vec![Format::UINT8, Format::INT8, Format::UINT16, Format::INT16],
     symmetric_activations: false,
+    minimum_range: 0.0,
     weights: Format::INT8,
+    weight_formats: Format::ALL.into_iter().filter(|f| f.bits <= 8).collect(),
     per_channel: true,
+    per_tensor_operators: names([]),
     narrow_weights: true,
-    operators: &[
+    bias: BiasForm::Int32,
+    placement: Placement::Around,
+    operators: names([
         "Add",
         "AveragePool",
         "Clip",
@@ -51,7 +60,13 @@ pub static ORT_CPU: Target = Target {
         "Transpose",
         "Unsqueeze",
         "Where",
-    ],
-    float_output: &["Gemm", "MatMul"],
-    opset: 13,
-};
+    ]),
+    float_output: names(["Gemm", "MatMul"]),
+    everywhere: false,
+    fused_bounds: false,
+    residual_add: ResidualAdd::Both,
+    attention: Attention::All,
+    tied: names([]),
+    fixed_outputs: vec![],
+    excluded: vec![],
+});

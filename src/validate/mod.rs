@@ -1,5 +1,6 @@
 //! Drift of a quantized model against its float original, measured by running both.
 
+mod deployed;
 mod layers;
 mod outputs;
 mod tables;
@@ -13,17 +14,23 @@ use crate::model::{InputSpec, Model};
 use crate::pass::{self, Context, FreezeInputs, InlineFunctions, LiftConstants, Pass, RaiseOpset};
 use crate::sample::Samples;
 
+use outputs::{Sides, compare_with};
+
+pub use deployed::{Deployed, Rewrite};
 pub use layers::{LayerDrift, compare_layers};
 pub use outputs::{Accuracy, OutputDrift, compare};
 pub use tables::output_table;
 
 /// What to measure beside the drift of the outputs.
-#[derive(Debug, Clone, Default)]
-pub struct Questions {
+#[derive(Clone, Default)]
+pub struct Questions<'a> {
     /// The drift of every layer.
     pub layers: bool,
     /// The right class of each sample, to measure the accuracy of both models by their first output of scores.
     pub labels: Option<Vec<usize>>,
+    /// The engine that the quantized model is deployed on: what it makes of the model, beside what the engine that runs both
+    /// makes of it. That one is taken to follow the specification, as the embedded engine does.
+    pub deployed: Option<&'a dyn Executor>,
 }
 
 /// What `validate` found.
@@ -43,6 +50,8 @@ pub struct Validation {
     pub accuracy: Option<Accuracy>,
     /// Drift of each layer, in the graph's order, where it was asked for.
     pub layers: Option<Vec<LayerDrift>>,
+    /// What the engine that the model is deployed on makes of it, where it was asked for.
+    pub deployed: Option<Deployed>,
 }
 
 /// Runs both models on all samples and compares them.
@@ -53,7 +62,7 @@ pub fn validate(
     float: &Model,
     quantized: &Model,
     samples: &dyn Samples,
-    questions: &Questions,
+    questions: &Questions<'_>,
     executor: &dyn Executor,
     events: &dyn Events,
 ) -> Result<Validation> {
@@ -69,7 +78,13 @@ pub fn validate(
     let float = &modern(float);
     let a = Runner::new(executor, float, Vec::new())?;
     let b = Runner::new(executor, quantized, Vec::new())?;
-    let (outputs, accuracy) = outputs::compare_with(&a, &b, samples, &picks, questions.labels.as_deref(), events)?;
+    let other = questions.deployed.map(|engine| Runner::new(engine, quantized, Vec::new())).transpose()?;
+    let sides = Sides { float: &a, quantized: &b, deployed: other.as_ref() };
+    let compared = compare_with(&sides, samples, &picks, questions.labels.as_deref(), events)?;
+    let deployed = match questions.deployed.zip(compared.deployed) {
+        Some((engine, found)) => Some(Deployed::new(engine, found, quantized)?),
+        None => None,
+    };
     let layers = match questions.layers {
         true => {
             events.stage("compare layers");
@@ -82,9 +97,10 @@ pub fn validate(
         engine: executor.name(),
         source: samples.describe(),
         samples: picks.len(),
-        outputs,
-        accuracy,
+        outputs: compared.outputs,
+        accuracy: compared.accuracy,
         layers,
+        deployed,
     })
 }
 

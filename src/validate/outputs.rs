@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
-use crate::exec::{Runner, spread, warm_up};
+use crate::exec::{Runner, Worker, spread, warm_up};
 use crate::model::{Tensor, dtype_name};
 use crate::number::Drift;
 use crate::sample::Samples;
@@ -69,27 +69,53 @@ struct Scores {
 /// Runs both models on the samples in `picks` and compares their float outputs, by name.
 ///
 /// Errors when an output of the float model is missing in the other, or is of another type there.
-pub fn compare(
-    float: &Runner<'_>,
-    quantized: &Runner<'_>,
+pub fn compare<'a>(
+    float: &Runner<'a>,
+    quantized: &Runner<'a>,
     samples: &dyn Samples,
     picks: &[usize],
     events: &dyn Events,
 ) -> Result<Vec<OutputDrift>> {
-    Ok(compare_with(float, quantized, samples, picks, None, events)?.0)
+    let sides = Sides { float, quantized, deployed: None };
+    Ok(compare_with(&sides, samples, picks, None, events)?.outputs)
 }
 
-/// As [`compare`]; with a label for each pick, also the accuracy of both models.
+/// What is run on every sample.
+pub(super) struct Sides<'r, 'a> {
+    pub float: &'r Runner<'a>,
+    pub quantized: &'r Runner<'a>,
+    /// The quantized model in another engine.
+    pub deployed: Option<&'r Runner<'a>>,
+}
+
+/// What came of running it.
+pub(super) struct Compared {
+    /// The quantized model against the float one.
+    pub outputs: Vec<OutputDrift>,
+    /// Of both, where there are labels.
+    pub accuracy: Option<Accuracy>,
+    /// The same of the quantized model in the other engine.
+    pub deployed: Option<InOther>,
+}
+
+pub(super) struct InOther {
+    /// Against the float model.
+    pub outputs: Vec<OutputDrift>,
+    pub accuracy: Option<Accuracy>,
+    /// Against the quantized model in the first engine.
+    pub departures: Vec<OutputDrift>,
+}
+
+/// As [`compare`]; with a label for each pick, also the accuracy of the models.
 pub(super) fn compare_with(
-    float: &Runner<'_>,
-    quantized: &Runner<'_>,
+    sides: &Sides<'_, '_>,
     samples: &dyn Samples,
     picks: &[usize],
     labels: Option<&[usize]>,
     events: &dyn Events,
-) -> Result<(Vec<OutputDrift>, Option<Accuracy>)> {
-    let names = float.output_names();
-    let theirs = quantized.output_names();
+) -> Result<Compared> {
+    let names = sides.float.output_names();
+    let theirs = sides.quantized.output_names();
     let places = names
         .iter()
         .map(|n| {
@@ -100,26 +126,42 @@ pub(super) fn compare_with(
         })
         .collect::<Result<Vec<usize>>>()?;
     if let Some(&first) = picks.first() {
-        warm_up(float, quantized, &samples.get(first).at(|| format!("sample {first}"))?);
+        warm_up(sides.float, sides.quantized, &samples.get(first).at(|| format!("sample {first}"))?);
     }
-    let make = || Ok((float.worker(), quantized.worker()));
-    let (_, seen) = spread(picks.len(), events, make, |(a, b), i| -> Result<Vec<Seen>> {
+    let make = || Ok((sides.float.worker(), sides.quantized.worker(), sides.deployed.map(Runner::worker)));
+    let (_, seen) = spread(picks.len(), events, make, |(a, b, c), i| -> Result<Vec<[Seen; 3]>> {
         let at = || format!("sample {}", picks[i]);
         let sample = samples.get(picks[i]).at(at)?;
+        let mut quantized = |w: &mut Worker<'_, '_>| w.outputs(&sample).at(|| "quantized model".to_owned()).at(at);
         let reference = a.outputs(&sample).at(|| "float model".to_owned()).at(at)?;
-        let got = b.outputs(&sample).at(|| "quantized model".to_owned()).at(at)?;
+        let got = quantized(b)?;
+        let other = c.as_mut().map(&mut quantized).transpose()?;
         let label = labels.map(|l| l[i]);
-        names.iter().zip(&reference).zip(&places).map(|((n, r), &p)| compare_one(n, r, &got[p], label)).collect()
+        let outputs = names.iter().zip(&reference).zip(&places);
+        outputs
+            .map(|((name, r), &p)| {
+                let drift = compare_one(name, r, &got[p], label)?;
+                let Some(other) = &other else { return Ok([drift, Seen::default(), Seen::default()]) };
+                let departure = compare_one(name, &got[p], &other[p], None)?;
+                Ok([drift, compare_one(name, r, &other[p], label)?, departure])
+            })
+            .collect()
     })?;
-    let output = |i: usize| seen.iter().map(move |s: &Vec<Seen>| &s[i]);
-    let drifts: Vec<OutputDrift> = names.iter().enumerate().map(|(i, name)| total(name, output(i))).collect();
-    let Some(_) = labels else { return Ok((drifts, None)) };
-    let accuracy = drifts.iter().position(|d| d.top1_agreement.is_some()).map(|i| accuracy(&names[i], output(i)));
-    match accuracy {
-        Some(accuracy) => Ok((drifts, Some(accuracy))),
-        None => Err(Error::new(ErrorKind::Data, "no output of the model is a vector of class scores")
-            .hint("leave the labels out")),
-    }
+    let column = |i: usize, which: usize| seen.iter().map(move |s: &Vec<[Seen; 3]>| &s[i][which]);
+    let drifts = |which: usize| -> Vec<OutputDrift> {
+        names.iter().enumerate().map(|(i, name)| total(name, column(i, which))).collect()
+    };
+    let outputs = drifts(0);
+    let scores = match labels {
+        Some(_) => Some(outputs.iter().position(|d| d.top1_agreement.is_some()).ok_or_else(|| {
+            Error::new(ErrorKind::Data, "no output of the model is a vector of class scores")
+                .hint("leave the labels out")
+        })?),
+        None => None,
+    };
+    let accuracy = |which: usize| scores.map(|i| accuracy(&names[i], column(i, which)));
+    let deployed = sides.deployed.map(|_| InOther { outputs: drifts(1), accuracy: accuracy(1), departures: drifts(2) });
+    Ok(Compared { accuracy: accuracy(0), outputs, deployed })
 }
 
 fn compare_one(name: &str, reference: &Tensor, got: &Tensor, label: Option<usize>) -> Result<Seen> {

@@ -35,7 +35,7 @@ pub fn output_table(outputs: &[OutputDrift]) -> Table {
 }
 
 impl Validation {
-    /// Drift of the outputs, accuracy, drift of the layers.
+    /// Drift of the outputs, accuracy, what the engine deployed on makes of the model, drift of the layers.
     pub fn tables(&self) -> Vec<Table> {
         let mut facts = Table::facts("Validated");
         facts.fact("samples", format!("{} ({})", self.samples, self.source));
@@ -49,7 +49,13 @@ impl Validation {
             };
             t.rows =
                 vec![row("float", a.float_top1, a.float_top5), row("quantized", a.quantized_top1, a.quantized_top5)];
+            if let Some(a) = self.deployed.as_ref().and_then(|d| d.accuracy.as_ref()) {
+                t.rows.push(row("deployed", a.quantized_top1, a.quantized_top5));
+            }
             tables.push(t);
+        }
+        if let Some(deployed) = &self.deployed {
+            tables.extend(deployed.tables(&self.outputs));
         }
         if let Some(layers) = &self.layers {
             let columns = vec![

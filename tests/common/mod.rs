@@ -179,6 +179,29 @@ pub fn median_sqnr(reference: &Model, other: &Model, samples: &dyn Samples) -> f
 /// Hands a model to the cross-check in ONNX Runtime, if the environment names a folder for it (`QDQ_EMIT`): the float and
 /// the quantized model, the samples, and the drift that was measured on them.
 pub fn emit(name: &str, float: &Model, quantized: &Model, samples: &dyn Samples, drifts: &[OutputDrift]) {
+    let narrow = InputSpec::all(&float.graph).unwrap().iter().any(|s| s.dtype == DataType::Float16);
+    let sqnr: serde_json::Map<_, _> = drifts
+        .iter()
+        .filter(|d| d.exact || d.sqnr_db.is_some())
+        .map(|d| (d.name.clone(), d.sqnr_db.map_or(serde_json::Value::Null, Into::into)))
+        .collect();
+    let sqnr = if narrow { serde_json::Value::Null } else { sqnr.into() };
+    hand_over(name, float, quantized, samples, "sqnr_db", sqnr);
+}
+
+/// Hands two models to the cross-check that differ by no more than `quantum` in any number of their outputs.
+pub fn emit_alike(name: &str, one: &Model, other: &Model, samples: &dyn Samples, quantum: f32) {
+    hand_over(name, one, other, samples, "quantum", quantum.into());
+}
+
+fn hand_over(
+    name: &str,
+    float: &Model,
+    quantized: &Model,
+    samples: &dyn Samples,
+    measure: &str,
+    value: serde_json::Value,
+) {
     let Some(folder) = std::env::var_os("QDQ_EMIT").map(PathBuf::from) else { return };
     std::fs::create_dir_all(&folder).unwrap();
     let file = |end: &str| folder.join(format!("{name}.{end}"));
@@ -204,12 +227,6 @@ pub fn emit(name: &str, float: &Model, quantized: &Model, samples: &dyn Samples,
         }
     }
     npz.finish().unwrap();
-    let narrow = InputSpec::all(&float.graph).unwrap().iter().any(|s| s.dtype == DataType::Float16);
-    let sqnr: serde_json::Map<_, _> = drifts
-        .iter()
-        .filter(|d| d.exact || d.sqnr_db.is_some())
-        .map(|d| (d.name.clone(), d.sqnr_db.map_or(serde_json::Value::Null, Into::into)))
-        .collect();
     let facts = serde_json::json!({
         "name": name,
         "float": format!("{name}.float.onnx"),
@@ -217,7 +234,7 @@ pub fn emit(name: &str, float: &Model, quantized: &Model, samples: &dyn Samples,
         "data": format!("{name}.npz"),
         "first": 0,
         "count": samples.len(),
-        "sqnr_db": if narrow { serde_json::Value::Null } else { sqnr.into() },
+        measure: value,
     });
     std::fs::write(file("json"), facts.to_string()).unwrap();
 }
