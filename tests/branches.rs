@@ -286,7 +286,6 @@ fn bodies_compute_in_integers_and_with_packed_weights() {
     let made = quantize_weights(&float, &policy, None, None, &Silent).unwrap();
     assert_eq!((made.report.counts.weight_only, count(&made.model, "MatMulNBits")), (2, 2));
     assert_eq!(count(&made.model, "DequantizeLinear"), 0);
-    emit("branches_loop_packed", &float, &made.model, &samples, &[]);
 }
 
 /// What the dynamo exporter of PyTorch writes: functions that call functions, attributes handed through, Constant nodes
