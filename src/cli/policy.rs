@@ -85,7 +85,8 @@ pub struct PolicyArgs {
     round: Option<Rounding>,
 
     /// Choose codes of weights in so many stages, from the input on: the first layers of each make good what they can of what
-    /// those before it lost. Nearer, and two more runs of the samples a stage; 8 stages where no number is given
+    /// those before it lost, and scales are refined with the codes in turn. Nearer, and two more runs of the samples a stage; 8
+    /// stages where no number is given
     #[arg(long, value_name = "STAGES", num_args = 0..=1, default_missing_value = "8")]
     sequential: Option<NonZeroUsize>,
 

@@ -84,7 +84,7 @@ pub(super) struct Stages<'a> {
 /// layers read; with `corrects`, errors of the mean are left to biases.
 ///
 /// With stages, layers read what comes behind the codes of the stages before theirs. The first ones of a stage make good what they
-/// can of what those lost.
+/// can of what those lost. Then scales and codes take turns, too, which costs time.
 ///
 /// Formats of fewer than 8 bits get scales that are searched for, too. Left to the nearest codes are weights of operators
 /// without patches ([`Patches`]), and those whose inputs the samples never show.
@@ -122,7 +122,7 @@ pub(super) fn reconstruct(
                     halves.iter_mut().for_each(|half| half.float = None);
                 }
                 let at = || format!("initializer `{}`", layer.initializer);
-                let (weight, row) = solve(&model.graph, layer, halves, rounding).at(at)?;
+                let (weight, row) = solve(&model.graph, layer, halves, rounding, stages.is_some()).at(at)?;
                 found.insert(layer.initializer.clone(), weight);
                 rows.push(row);
             }

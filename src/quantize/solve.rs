@@ -26,12 +26,14 @@ struct Solved {
     after: f64,
 }
 
-/// The parameters and codes of a layer by the moments of both halves of its samples.
+/// The parameters and codes of a layer by the moments of both halves of its samples. With `refines`, scales and codes take
+/// turns at the end.
 pub(super) fn solve(
     graph: &Graph,
     layer: &Layer,
     halves: [PatchMoments; 2],
     rounding: &Rounding,
+    refines: bool,
 ) -> Result<((QuantParams, ChosenCodes), RoundRow)> {
     let weights = layer.weight.f32s()?;
     let (mut matrices, alone) = Matrix::all(layer, &weights)?;
@@ -55,7 +57,7 @@ pub(super) fn solve(
             matrix.grids = seek_scales(&matrix.problem(&known))?;
         }
         let mut rounded = round(&matrix.problem(&known), rounding)?;
-        if seeks && rounding.polishes() {
+        if seeks && refines && rounding.polishes() {
             (matrix.grids, rounded) = refine(&matrix.problem(&known), rounded)?;
         }
         let after = objective(&matrix.problem(&products[group]), &rounded.codes);
