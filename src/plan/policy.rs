@@ -90,12 +90,7 @@ impl Policy {
 
     /// The scheme of activations.
     pub fn activation_scheme(&self) -> Scheme {
-        Scheme {
-            format: self.activations,
-            symmetric: self.symmetric_activations,
-            narrow: false,
-            granularity: Granularity::Tensor,
-        }
+        Scheme::new(self.activations, self.symmetric_activations, Granularity::Tensor)
     }
 
     /// The scheme of a weight of this shape that a node of this rule reads.
@@ -115,7 +110,7 @@ impl Policy {
         let symmetric = self.weights.signed();
         // The lowest code is spared for kernels that multiply bytes.
         let narrow = symmetric && self.target.narrow_weights && self.weights.bits >= 8;
-        Scheme { format: self.weights, symmetric, narrow, granularity }
+        Scheme { narrow, ..Scheme::new(self.weights, symmetric, granularity) }
     }
 
     /// Parameters that cover the ranges. What is narrower than the target takes is widened upward, as onnxruntime's
@@ -135,7 +130,7 @@ impl Policy {
         let symmetric = self.weights.signed();
         let format = if symmetric { Format::INT8 } else { Format::UINT8 };
         let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
-        Scheme { format, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+        Scheme { narrow: symmetric && self.target.narrow_weights, ..Scheme::new(format, symmetric, granularity) }
     }
 
     /// Whether nodes of this operator are quantized.

@@ -12,18 +12,22 @@ use super::shrink::{best_share, shrunk};
 use crate::calibrate::PatchMoments;
 use crate::error::Result;
 use crate::model::{DataType, Graph, NodeExt};
-use crate::number::{Grid, QuantParams, dequantize};
+use crate::number::{Grid, QuantParams, StoredScales, dequantize};
 use crate::plan::ChosenCodes;
 use crate::round::{Rounded, Rounding, objective, refine, round, seek_scales};
 
 /// What became of one matrix.
 struct Solved {
-    grids: Vec<Grid>,
+    scales: Vec<f32>,
     rounded: Rounded,
     /// The objective on the samples: of zeros, of the nearest codes, and of those that were chosen.
     power: f64,
     before: f64,
     after: f64,
+}
+
+fn scales_of(grids: &[Grid<'_>]) -> Vec<f32> {
+    grids.iter().map(|grid| grid.scale).collect()
 }
 
 /// The parameters and codes of a layer by the moments of both halves of its samples. With `refines`, scales and codes take
@@ -46,22 +50,28 @@ pub(super) fn solve(
     let share = best_share(&matrices, &of_halves)?;
     drop(of_halves);
     let products = &inputs.moments;
-    // A scale that matrices share cannot be searched for in one of them, and those of other types than float are rounded.
-    let seeks = layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
+    // A scale that matrices share cannot be searched for in one of them, those that are no floats are rounded, and tables of
+    // their own fit the weights as they are.
+    let exact = *layer.params.stored_scales() == StoredScales::Floats && layer.params.tables().is_none();
+    let seeks = exact && layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
     let one = |(group, matrix): (usize, &mut Matrix<'_>)| -> Result<Solved> {
         // What zeros would lose is all there is.
         let power = objective(&matrix.problem(&all.products[group]), &matrix.zeros());
         let before = round(&matrix.problem(&products[group]), &Rounding::Nearest)?.before;
         let known = shrunk(&products[group], layer.matrix.columns, share);
+        let mut scales = scales_of(&matrix.grids);
         if seeks {
-            matrix.grids = seek_scales(&matrix.problem(&known))?;
+            scales = scales_of(&seek_scales(&matrix.problem(&known))?);
+            matrix.set_scales(scales.clone());
         }
         let mut rounded = round(&matrix.problem(&known), rounding)?;
         if seeks && refines && rounding.polishes() {
-            (matrix.grids, rounded) = refine(&matrix.problem(&known), rounded)?;
+            let (grids, refined) = refine(&matrix.problem(&known), rounded)?;
+            (rounded, scales) = (refined, scales_of(&grids));
+            matrix.set_scales(scales.clone());
         }
         let after = objective(&matrix.problem(&products[group]), &rounded.codes);
-        Ok(Solved { grids: matrix.grids.clone(), rounded, power, before, after })
+        Ok(Solved { scales, rounded, power, before, after })
     };
     let solved: Vec<Solved> = matrices.par_iter_mut().enumerate().map(one).collect::<Result<_>>()?;
 
@@ -70,7 +80,7 @@ pub(super) fn solve(
     let mut methods: BTreeMap<&'static str, usize> = BTreeMap::new();
     for (group, (matrix, solved)) in matrices.iter().zip(&solved).enumerate() {
         layer.matrix.put(group, &solved.rounded.codes, &mut codes);
-        matrix.places.iter().zip(&solved.grids).for_each(|(&at, grid)| scales[at] = grid.scale);
+        matrix.places.iter().zip(&solved.scales).for_each(|(&at, &scale)| scales[at] = scale);
         *methods.entry(solved.rounded.method).or_default() += 1;
     }
     let method = methods.into_iter().max_by_key(|(_, count)| *count).map_or("nearest", |(name, _)| name);
@@ -87,7 +97,7 @@ pub(super) fn solve(
         before: relative(sum(|s| s.before)),
         after: relative(sum(|s| s.after)),
     };
-    let params = layer.params.with_scales(scales)?;
+    let params = if exact { layer.params.with_scales(scales)? } else { layer.params.clone() };
     let shift = match layer.biased {
         true => Some(shift(layer, &all, &weights, &dequantize(&codes, layer.weight.shape(), &params)?)),
         false => None,

@@ -387,7 +387,7 @@ mod tests {
     fn weights_out_of_reach_are_clamped_and_made_up_for() {
         let mut made = Made::new(1, 8, Kind::rows(4), 5);
         made.weights[2] = 40.0;
-        made.grids = vec![Grid { scale: 0.4, zero: 7, lowest: 0, highest: 15 }];
+        made.grids = vec![Grid::linear(0.4, 7, 0, 15)];
         let rounded = holds(&made.problem(), &Rounding::Descent);
         assert_eq!(rounded.codes[2], 15);
         assert!(rounded.after < 0.9 * rounded.before, "{rounded:?}");

@@ -1,7 +1,7 @@
 //! Scales and codes in turn, each the best there is while the other stays.
 //!
-//! With the codes held, the objective is quadratic in each scale. Codes `q` (counted from zero's, 0 on other grids) that leave
-//! the slope `g = (W' - W) H` on their row are best on
+//! With the codes held, the objective is quadratic in each scale. Codes that stand for levels `q` (0 on other grids), and leave the
+//! slope `g = (W' - W) H` on their row, are best on
 //!
 //! ```text
 //! s - (q g^T) / (q H q^T) = (q H w^T - q c) / (q H q^T),   c: the slope that the columns on other grids leave
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::algebra;
 use super::descent::{self, Effort};
-use super::problem::{Panel, Problem, real};
+use super::problem::{Panel, Problem, level, real};
 use super::scales::{TOGETHER, teams, with_scale};
 use super::{GridOf, Rounded};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ const NEEDED: f64 = 1e-3;
 /// of them worse than before.
 ///
 /// Zero points stay. Errors as [`seek_scales`](super::seek_scales), and when there is not a code for each weight.
-pub fn refine(problem: &Problem, rounded: Rounded) -> Result<(Vec<Grid>, Rounded)> {
+pub fn refine<'a>(problem: &Problem<'a>, rounded: Rounded) -> Result<(Vec<Grid<'a>>, Rounded)> {
     let (places, teams) = teams(problem)?;
     if rounded.codes.len() != problem.weights.len() {
         let what = format!("{} codes for {} weights", rounded.codes.len(), problem.weights.len());
@@ -54,8 +54,8 @@ pub fn refine(problem: &Problem, rounded: Rounded) -> Result<(Vec<Grid>, Rounded
 }
 
 /// Some teams of rows, each of which shares its grids, with a problem of their own.
-struct Part<'a> {
-    whole: &'a Problem<'a>,
+struct Part<'p, 'a> {
+    whole: &'p Problem<'a>,
     rows: Vec<usize>,
     weights: Vec<f32>,
     /// The first grid of each team in the whole problem.
@@ -65,14 +65,14 @@ struct Part<'a> {
     /// The columns on each place.
     columns: Vec<Vec<usize>>,
     /// The grids of each team, `[teams, places]`.
-    grids: Vec<Grid>,
+    grids: Vec<Grid<'a>>,
     codes: Vec<i32>,
     /// The objective.
     cost: f64,
 }
 
-impl<'a> Part<'a> {
-    fn of(whole: &'a Problem<'a>, teams: &[Vec<usize>], places: usize, codes: &[i32]) -> Part<'a> {
+impl<'p, 'a> Part<'p, 'a> {
+    fn of(whole: &'p Problem<'a>, teams: &[Vec<usize>], places: usize, codes: &[i32]) -> Part<'p, 'a> {
         let n = whole.columns;
         let rows: Vec<usize> = teams.concat();
         let bases: Vec<usize> =
@@ -92,7 +92,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn problem<'b>(&'b self, grids: &'b [Grid]) -> Problem<'b> {
+    fn problem<'b>(&'b self, grids: &'b [Grid<'b>]) -> Problem<'b> {
         Problem {
             weights: &self.weights,
             rows: self.rows.len(),
@@ -104,7 +104,7 @@ impl<'a> Part<'a> {
     }
 
     /// Takes turns.
-    fn refined(mut self) -> Part<'a> {
+    fn refined(mut self) -> Part<'p, 'a> {
         let panel = |grids, codes: &[i32]| -> (Vec<f64>, Vec<f64>, f64) {
             let problem = self.problem(grids);
             let panel = Panel::of(&problem, 0..problem.rows, |row, column| codes[row * problem.columns + column]);
@@ -141,11 +141,11 @@ impl<'a> Part<'a> {
         let places = self.columns.len();
         for (place, columns) in self.columns.iter().enumerate().filter(|(_, columns)| !columns.is_empty()) {
             let size = columns.len();
-            // Codes counted from zero's, and these times the moments.
+            // What the codes are before the scale, and that times the moments.
             let mut steps = Vec::with_capacity(rows * size);
             for (row, codes) in codes.chunks_exact(n).enumerate() {
-                let zero = grids[self.row_base[row] + place].zero;
-                steps.extend(columns.iter().map(|&j| f64::from(codes[j]) - f64::from(zero)));
+                let grid = grids[self.row_base[row] + place];
+                steps.extend(columns.iter().map(|&j| level(grid, codes[j])));
             }
             let moments: Vec<f64> = columns.iter().flat_map(|&j| self.whole.moment(j)).copied().collect();
             let mut leaning = vec![0.0; rows * n];
@@ -243,10 +243,11 @@ mod tests {
     fn codes_on_searched_scales_come_nearer() {
         let mut gains = 0.0;
         for seed in 0..8 {
-            let mut made = Made::new(16, 40, Kind::rows(4), seed);
-            made.grids = seek_scales(&made.problem()).unwrap();
-            let rounded = round(&made.problem(), &Rounding::AUTO).unwrap();
-            let (_, refined) = refine(&made.problem(), rounded.clone()).unwrap();
+            let made = Made::new(16, 40, Kind::rows(4), seed);
+            let grids = seek_scales(&made.problem()).unwrap();
+            let problem = Problem { grids: &grids, ..made.problem() };
+            let rounded = round(&problem, &Rounding::AUTO).unwrap();
+            let (_, refined) = refine(&problem, rounded.clone()).unwrap();
             gains += (rounded.after / refined.after).log10() * 10.0 / 8.0;
         }
         assert!(gains > 0.1, "{gains} dB");
