@@ -34,7 +34,8 @@ pub struct PolicyArgs {
     #[arg(long)]
     per_tensor: bool,
 
-    /// The format of activations [default: the target's]
+    /// The format of activations; auto: the target's, but for values that are measured to lose too much in it, which get 16
+    /// bits, or stay float where the target has no use for these [default: the target's]
     #[arg(long, value_name = "FORMAT", value_enum)]
     activations: Option<ActivationFormat>,
 
@@ -235,6 +236,7 @@ enum ActivationFormat {
     Int8,
     Uint16,
     Int16,
+    Auto,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -260,12 +262,14 @@ enum StorageForm {
 }
 
 impl ActivationFormat {
-    fn format(self) -> Format {
+    /// The format; `None` where it is left to measuring.
+    fn format(self) -> Option<Format> {
         match self {
-            ActivationFormat::Uint8 => Format::UINT8,
-            ActivationFormat::Int8 => Format::INT8,
-            ActivationFormat::Uint16 => Format::UINT16,
-            ActivationFormat::Int16 => Format::INT16,
+            ActivationFormat::Uint8 => Some(Format::UINT8),
+            ActivationFormat::Int8 => Some(Format::INT8),
+            ActivationFormat::Uint16 => Some(Format::UINT16),
+            ActivationFormat::Int16 => Some(Format::INT16),
+            ActivationFormat::Auto => None,
         }
     }
 }
@@ -329,7 +333,8 @@ impl PolicyArgs {
         policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;
         if let Some(a) = self.activations {
-            policy.activations = a.format();
+            policy.activations = a.format().unwrap_or(policy.activations);
+            policy.choose_activations = a.format().is_none();
         }
         if let Some(w) = self.weights {
             policy.weights = w.format();

@@ -3,7 +3,7 @@
 //!
 //! [`select`](Plan::decide) chooses the nodes (file `select`, and `wish` for what the target alone leaves float), then the
 //! values that carry Q/DQ (file `place`), then those that share their parameters (file `tie`), then scales and zero points
-//! (file `fit`).
+//! (file `fit`), for the values that are kept out of the format of the others too (file `width`).
 
 mod fit;
 mod inputs;
@@ -17,6 +17,7 @@ mod tie;
 mod types;
 mod unseen;
 mod weights;
+mod width;
 mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ pub use policy::{Emit, Patterns, Policy};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
 pub use weights::{Mode, opset_of_weights};
+pub use width::{Kept, Turned};
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -93,10 +95,22 @@ pub struct ValueDecision {
     pub readers: Vec<Use>,
     /// Whether graph outputs and subgraphs, which hold on to the name, are shown the dequantized value.
     pub at_output: bool,
+    /// A pair behind this one, for readers that compute in another width.
+    pub turned: Option<Turned>,
     /// The QuantizeLinear of the given model that quantizes the value already: its codes are what the readers get.
     pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
+}
+
+impl ValueDecision {
+    /// The parameters of the codes that are read at a place.
+    pub fn params_at(&self, at: Use) -> &QuantParams {
+        match &self.turned {
+            Some(turned) if turned.readers.contains(&at) => &turned.params,
+            _ => &self.params,
+        }
+    }
 }
 
 /// Where the range of a value comes from.

@@ -1,11 +1,12 @@
 //! What the user and the target want.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::{Mode, Steps};
+use super::{Kept, Mode, Steps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto};
 use crate::number::{Format, Granularity, QuantParams, Range, Scheme};
@@ -37,6 +38,10 @@ pub struct Policy {
     pub target: Arc<Target>,
     /// The format of activations.
     pub activations: Format,
+    /// Lets trials on samples choose which values are kept out of that format.
+    pub choose_activations: bool,
+    /// The values that are kept out of it, by name. A group of [`Plan::groups`](super::Plan::groups) is kept out whole.
+    pub kept: BTreeMap<String, Kept>,
     /// Activations have their zero point in the middle of the format.
     pub symmetric_activations: bool,
     /// The format of weights.
@@ -72,6 +77,8 @@ impl Policy {
         Policy {
             target: Arc::new(target.clone()),
             activations: target.activations,
+            choose_activations: false,
+            kept: BTreeMap::new(),
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
             per_channel: target.per_channel,
@@ -88,9 +95,9 @@ impl Policy {
         }
     }
 
-    /// The scheme of activations.
-    pub fn activation_scheme(&self) -> Scheme {
-        Scheme::new(self.activations, self.symmetric_activations, Granularity::Tensor)
+    /// The scheme of activations that are codes of a format.
+    pub fn activation_scheme(&self, format: Format) -> Scheme {
+        Scheme::new(format, self.symmetric_activations, Granularity::Tensor)
     }
 
     /// The scheme of a weight of this shape that a node of this rule reads.
@@ -185,6 +192,10 @@ impl Policy {
     pub fn check_mode(&self, mode: Mode) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
         match (mode, self.emit) {
+            _ if self.choose_activations => wrong(
+                "activations that are measured are those of the static mode",
+                "leave out `--activations auto`, or `--mode`",
+            ),
             (Mode::Dynamic, Emit::MatMulNBits) => {
                 wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
             }
@@ -207,6 +218,15 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Errors when values are to be chosen by what they lose, and no samples show it.
+    pub fn check_choice(&self, shown: bool) -> Result<()> {
+        if shown || !self.choose_activations {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Usage, "`--activations auto` measures what values lose, and no samples show it")
+            .hint("say where samples come from with `--data SOURCE`, without `--ranges` and `--data-free`"))
     }
 
     /// Errors when weights are to be clipped by a method that asks for samples.
@@ -235,7 +255,9 @@ impl Policy {
     pub fn opset(&self) -> i64 {
         // Scales a block came with opset 21.
         let blocks = if self.block_size.is_some() { 21 } else { 0 };
-        self.target.opset.max(self.activations.opset).max(self.weights.opset).max(blocks)
+        let wide = self.target.wide_activations(self.activations).filter(|_| self.choose_activations);
+        let activations = self.activations.opset.max(wide.map_or(0, |f| f.opset));
+        self.target.opset.max(activations).max(self.weights.opset).max(blocks)
     }
 }
 

@@ -126,6 +126,7 @@ fn without_ranges(
         counts,
         nodes,
         steps: Vec::new(),
+        kept: None,
         rounding,
         reformed: Vec::new(),
         skipped: std::mem::take(&mut cx.skipped),
