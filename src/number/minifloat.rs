@@ -110,7 +110,7 @@ impl Minifloat {
         codes
     }
 
-    /// The code of the nearest finite number, ties to the even code; what lies beyond the largest becomes the largest, as
+    /// The code of the nearest finite number, ties to the even code, or up where there is no mantissa; what lies beyond the largest becomes the largest, as
     /// QuantizeLinear-19 does with `saturate`. NaN becomes the first NaN of the format, and the lowest number where
     /// there is none.
     pub fn code(self, x: f32) -> u8 {
@@ -121,7 +121,9 @@ impl Minifloat {
         }
         let codes = self.ascending();
         let reals: Vec<f32> = codes.iter().map(|&c| self.real(c)).collect();
-        let code = codes[super::levels::nearest(&reals, x.into())];
+        // What lies half-way is raised by so little that nothing else changes.
+        let x = f64::from(x);
+        let code = codes[super::levels::nearest(&reals, if self.mantissa == 0 { x.next_up() } else { x })];
         let sign = 1 << (self.bits() - 1);
         // Zero keeps its sign where it has one.
         let negative_zero = self.real(code) == 0.0 && x.is_sign_negative() && self.real(sign) == 0.0;

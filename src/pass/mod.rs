@@ -24,6 +24,7 @@ mod rescale;
 #[cfg(test)]
 pub(crate) mod sketch;
 mod smooth;
+mod store;
 mod to_qdq;
 mod to_qoperator;
 mod unique_names;

@@ -31,7 +31,7 @@ use crate::rule::{OpRule, Role};
 
 use present::Present;
 
-pub use policy::{Emit, Patterns, Policy};
+pub use policy::{Emit, Patterns, Policy, StorageForm};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
 pub use weights::{Mode, opset_of_weights};
@@ -46,6 +46,8 @@ pub struct Plan {
     pub values: BTreeMap<String, ValueDecision>,
     /// The constants that are stored as codes, by where they are read.
     pub constants: BTreeMap<Use, ConstantDecision>,
+    /// How constants are stored.
+    pub storage: StorageForm,
     /// What is decided inside the bodies of its nodes.
     pub bodies: BTreeMap<BodyId, Plan>,
 }
@@ -195,6 +197,7 @@ impl Plan {
         let selection = select::select(graph, ranges, policy, &present)?;
         let places = place::place(graph, &selection, policy, &present);
         let mut plan = fit::fit(graph, chosen, policy, &present, selection, places, weights)?;
+        plan.storage = policy.storage;
         for id in graph.bodies() {
             let body = graph.body(id)?;
             let inner = match shut(graph, id, ranges) {

@@ -35,7 +35,7 @@ use trial::Trial;
 
 pub use decide::{Decision, decide, decide_weights};
 pub(crate) use facts::rows as node_rows;
-pub use facts::{Counts, NodeRow, Report, Split, Stage};
+pub use facts::{Counts, NodeRow, Report, Split, Stage, WeightFacts};
 pub use ranges::learn_ranges;
 pub use reformed::Reformed;
 pub(crate) use reformed::{reformed, reformed_table, staying_table};
@@ -186,6 +186,7 @@ pub fn quantize_from(
 
     clock.stage("insert");
     let mut quantized = prepared;
+    let weights = WeightFacts::of(&quantized.graph, &plan, policy)?;
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
     if let Emit::QOperator { contrib } = policy.emit
         && pass::run(&ToQOperator { contrib }, &mut quantized, &mut cx)? == 0
@@ -214,6 +215,7 @@ pub fn quantize_from(
         samples: (split.calibration + split.verification > 0).then_some(split),
         counts,
         nodes,
+        weights,
         steps: taken,
         kept,
         rounding,

@@ -2,7 +2,9 @@
 //! no engine, and no more memory than the largest weights take.
 
 use super::rounding::{Source, Stages, partly, reconstruct};
-use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
+use super::{
+    Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split,
+};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
@@ -68,6 +70,7 @@ fn without_ranges(
     clock.stage("plan");
     let mut plan = Plan::of_weights(&quantized.graph, policy, mode)?;
     let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized.graph, &plan)?);
+    let weights = WeightFacts::of(&quantized.graph, &plan, policy)?;
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
     }
@@ -89,8 +92,8 @@ fn without_ranges(
         };
         let partly = |weights: &Reconstructed| partly(&quantized, weights, decide, &events);
         let stages = policy.stages.map(|count| Stages { count: count.get(), partly: &partly });
-        let (weights, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, stages, &source)?;
-        plan.take_weights(&weights);
+        let (chosen, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, stages, &source)?;
+        plan.take_weights(&chosen);
         rounding = rows;
         if corrects {
             pass::run(&CorrectBias { plan: &plan }, &mut quantized, &mut cx)?;
@@ -125,6 +128,7 @@ fn without_ranges(
         }),
         counts,
         nodes,
+        weights,
         steps: Vec::new(),
         kept: None,
         rounding,

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::Target;
 use crate::error::Result;
 use crate::number::{Distribution, Format, Minifloat, ScaleForm, Share, Storage, WeightFormat};
 use crate::report::{Cell, Column, Table};
@@ -36,10 +37,24 @@ pub struct FormatRow {
     pub uniform_db: f64,
 }
 
+impl Target {
+    /// Whether the target runs the native storage of a format whose numbers or scales are no plain integers and floats.
+    pub fn runs(&self, format: &WeightFormat) -> bool {
+        self.weight_formats.contains(&format.format) && (!reads_powers(format) || self.power_scales)
+    }
+}
+
 /// Whether ONNX Runtime 1.31 has CPU kernels for the native storage: there are none for DequantizeLinear of float4e2m1, and none
 /// with scales of float8e8m0.
 pub fn onnxruntime_runs(format: &WeightFormat) -> bool {
-    !format.scales.is_power() && format.format.storage != Storage::Float(Minifloat::E2M1)
+    !reads_powers(format) && format.format.storage != Storage::Float(Minifloat::E2M1)
+}
+
+/// Whether DequantizeLinear reads powers of two, float8e8m0, as scales. Numbers of tables are multiplied with what Cast makes of
+/// them.
+fn reads_powers(format: &WeightFormat) -> bool {
+    let looked_up = format.format.levels.is_table() && !matches!(format.format.storage, Storage::Float(_));
+    format.scales.is_power() && !looked_up
 }
 
 /// Whether tract 0.23 runs the native storage: it reads no types below 8 bits and no floats of 8, no 16-bit codes and no
@@ -125,8 +140,9 @@ impl WeightFormat {
         let blocks = if matches!(self.share, Share::Block(_)) { 21 } else { 13 };
         let scales = match self.scales {
             ScaleForm::Coded { format, power: false, .. } => format.opset,
+            ScaleForm::Coded { format, .. } => format.opset.max(24),
             ScaleForm::Float => 0,
-            _ => 24,
+            ScaleForm::Power => 24,
         };
         self.format.opset.max(blocks).max(scales)
     }

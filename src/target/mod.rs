@@ -59,6 +59,8 @@ pub struct Target {
     pub weights: Format,
     /// The formats that weights may have.
     pub weight_formats: Vec<Format>,
+    /// DequantizeLinear takes powers of two, float8e8m0, as scales of blocks.
+    pub power_scales: bool,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
     /// The operators whose weights have one scale all the same.
