@@ -23,7 +23,7 @@ pub const ROUND_FLOAT: &str = "QdqRoundFloat";
 /// and DQ ([`expand`]); constants behind DequantizeLinear become float constants, whatever the type of their codes and
 /// the shape of their scales; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`];
 /// what is left of both is written as arithmetic; constants of types that engines do not know are stored in others.
-/// Operators on codes that have no float form stay, and so do subgraphs. Errors name the node whose format is not
+/// Subgraphs are treated alike. Operators on codes that have no float form stay. Errors name the node whose format is not
 /// supported.
 pub fn lower(model: &Model) -> Result<Model> {
     for t in model.graph.initializers() {
@@ -32,7 +32,14 @@ pub fn lower(model: &Model) -> Result<Model> {
     let mut model = model.clone();
     densify(&mut model.graph)?;
     widen(&mut model)?;
-    expand(&mut model, &mut |_, _, _| {})?;
+    lower_graph(&mut model)?;
+    Ok(model)
+}
+
+/// Lowers a graph whose constants are dense, none of them float16 or bfloat16, and then its bodies: what these capture is
+/// float by then.
+fn lower_graph(model: &mut Model) -> Result<()> {
+    expand(model, &mut |_, _, _| {})?;
     let graph = &mut model.graph;
     check_attributes(graph)?;
     for id in graph.node_ids() {
@@ -60,7 +67,10 @@ pub fn lower(model: &Model) -> Result<Model> {
     state_defaults(graph)?;
     graph.drop_unused_initializers();
     name_apart(graph)?;
-    Ok(model)
+    for id in graph.bodies() {
+        model.edit_body(id, lower_graph)?;
+    }
+    Ok(())
 }
 
 /// Refuses what engines take for granted, and work on without end where it is not so: the axes of a Transpose are all
