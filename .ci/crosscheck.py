@@ -23,6 +23,8 @@ Each quantized model must
     codes, whose kernels round in their own ways, 1.5 dB more are allowed;
   - where there is "quantum" in place of "sqnr_db", give outputs that differ from those of the float model by no more than
     that in any number, with all optimizations and with none: "float" is then the same model in another form.
+  - where there is "storage", give the same outputs as the float model, which is the same model with weights in other types,
+    but for rounding sums; one that "does not run" in ONNX Runtime runs in the reference implementation of ONNX instead.
 Without "sqnr_db" (null or missing) and "quantum" nothing is run. A line a model, then the count; exit code 1 when one failed or DIR
 holds none.
 """
@@ -36,6 +38,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import AttributeProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 TOLERANCE_DB = 0.5
 TIES_DB = 10.0
@@ -200,6 +203,29 @@ def check_alike(quantum, one, other, feeds):
     return apart, count
 
 
+def check_storage(case, folder, native, runs):
+    """Weights in other types give the same outputs; returns what to say."""
+    portable = session(folder / case["float"], optimized=False)
+    onnx.checker.check_model(str(folder / case["float"]), full_check=True)
+    session(folder / case["float"], optimized=True)
+    feed = next(samples(folder / case["data"], 0, case["count"], portable.get_inputs()))
+    wanted = portable.run(None, feed)
+    try:
+        other = session(folder / case["quantized"], optimized=False)
+        if runs != "runs":
+            raise Failed("ONNX Runtime runs it after all")
+    except Failed:
+        raise
+    except Exception as error:
+        if runs == "runs":
+            raise
+        other = ReferenceEvaluator(native)
+    for a, b in zip(wanted, other.run(None, feed)):
+        if not np.array_equal(a, b):
+            raise Failed(f"{(a != b).sum()} of {a.size} numbers differ, the first {a[a != b][0]} and {b[a != b][0]}")
+    return f"the same in both storages, by {type(other).__name__}"
+
+
 def check_sqnr(stated, found, more=0.0):
     if unknown := sorted(set(stated) - set(found)):
         raise Failed(f"sqnr_db names what is no output: {unknown}")
@@ -231,6 +257,8 @@ def check(case, folder):
     model = onnx.load(path)
     count = check_parameters(model)
     check_interface(onnx.load(float_path, load_external_data=False), model)
+    if storage := case.get("storage"):
+        return check_storage(case, folder, model, storage)
     fused = session(path, optimized=True)
     quantized = session(path, optimized=False)
     said = f"{count} Q/DQ"

@@ -18,7 +18,7 @@ struct Layer {
     weights: Vec<f32>,
     rows: usize,
     columns: usize,
-    grids: Vec<Grid>,
+    grids: Vec<Grid<'static>>,
     row_base: Vec<usize>,
     place: Vec<usize>,
     moments: Vec<f64>,
@@ -35,7 +35,7 @@ impl Layer {
         let moment = |i: usize, j: usize| sizes[i] * sizes[j] * (alike(i, j) + if i == j { 0.1 } else { 0.0 });
         let moments = (0..columns * columns).map(|at| moment(at / columns, at % columns)).collect();
         let largest = |row: &[f32]| row.iter().fold(0f32, |m, w| m.max(w.abs()));
-        let grid = |row: &[f32]| Grid { scale: largest(row) / 7.0, zero: 0, lowest: -8, highest: 7 };
+        let grid = |row: &[f32]| Grid::linear(largest(row) / 7.0, 0, -8, 7);
         let grids = weights.chunks(columns).map(grid).collect();
         Layer { weights, rows, columns, grids, row_base: (0..rows).collect(), place: vec![0; columns], moments }
     }

@@ -7,6 +7,7 @@ mod data;
 mod dequantize;
 mod engine;
 mod explain;
+mod formats;
 mod gate;
 mod inspect;
 mod memory;
@@ -36,6 +37,7 @@ enum Cli {
     Check(check::CheckArgs),
     Validate(Box<validate::ValidateArgs>),
     Targets(target::TargetsArgs),
+    Formats(formats::FormatsArgs),
 }
 
 /// The exit code of a process that was interrupted, as shells give it.
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Cli::Check(args) => args.run(),
         Cli::Validate(args) => args.run(),
         Cli::Targets(args) => args.run(),
+        Cli::Formats(args) => args.run(),
     };
     outcome.unwrap_or_else(|e| {
         print::error(&e);

@@ -11,9 +11,9 @@ use qdq::calibrate::RangesFile;
 use qdq::error::{Error, ErrorKind, Result};
 use qdq::events::Events;
 use qdq::model::{InputSpec, Model};
-use qdq::number::{Format, Range};
+use qdq::number::{Format, Range, ScaleForm, Share, WeightFormat};
 use qdq::observe::Method;
-use qdq::plan::{Patterns, Policy, Steps, Switch};
+use qdq::plan::{Patterns, Policy, Steps, StorageForm, Switch};
 use qdq::quantize::Source;
 use qdq::round::Rounding;
 use qdq::sample::Samples;
@@ -43,13 +43,13 @@ pub struct PolicyArgs {
     #[arg(long)]
     symmetric_activations: bool,
 
-    /// The format of weights [default: the target's]
-    #[arg(long, value_name = "FORMAT", value_enum)]
+    /// The format of weights, as `qdq formats` lists them: int4, int4/b32, nf4, mxfp4, kmeans4, ... [default: the target's]
+    #[arg(long, value_name = "FORMAT", value_parser = weight_format)]
     weights: Option<WeightFormat>,
 
-    /// How codes of fewer than 8 bits are stored
+    /// How weights are stored
     #[arg(long, value_name = "FORM", value_enum, default_value = "native")]
-    storage: StorageForm,
+    storage: Storage,
 
     /// One scale for N neighbours along the inputs of a weight, where it has as many; one a channel elsewhere, and for a
     /// MatMul of bytes whose input is quantized too
@@ -84,6 +84,12 @@ pub struct PolicyArgs {
     /// where there are samples, else nearest]
     #[arg(long, value_name = "METHOD")]
     round: Option<Rounding>,
+
+    /// Choose codes of weights in so many stages, from the input on: the first layers of each make good what they can of what
+    /// those before it lost, and scales are refined with the codes in turn. Nearer, and two more runs of the samples a stage; 8
+    /// stages where no number is given
+    #[arg(long, value_name = "STAGES", num_args = 0..=1, default_missing_value = "8")]
+    sequential: Option<NonZeroUsize>,
 
     /// Quantize these operators only
     #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
@@ -233,26 +239,23 @@ enum ActivationFormat {
     Auto,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum WeightFormat {
-    Int2,
-    Uint2,
-    Int3,
-    Uint3,
-    Int4,
-    Uint4,
-    Int7,
+/// How weights are stored.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Storage {
+    /// In the element types and attributes of ONNX, packed; where there are none for so many bits, in a byte each
+    Native,
+    /// As native, but for integers of fewer than 8 bits: in a byte each, for runtimes that do not know the type
     Int8,
-    Uint8,
+    /// In bytes, float scales and operators of opset 13, whatever the format: runs wherever these do, with the same numbers
+    Portable,
 }
 
-/// How codes of fewer than 8 bits are stored.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StorageForm {
-    /// As the element type of ONNX, packed; 3 bits, for which there is none, in a byte each
-    Native,
-    /// In a byte each, for runtimes that do not know the type
-    Int8,
+/// A format of weights by its name.
+fn weight_format(name: &str) -> Result<WeightFormat, String> {
+    name.parse().map_err(|e: Error| match e.way_out() {
+        Some(hint) => format!("{e}; {hint}"),
+        None => e.to_string(),
+    })
 }
 
 impl ActivationFormat {
@@ -264,22 +267,6 @@ impl ActivationFormat {
             ActivationFormat::Uint16 => Some(Format::UINT16),
             ActivationFormat::Int16 => Some(Format::INT16),
             ActivationFormat::Auto => None,
-        }
-    }
-}
-
-impl WeightFormat {
-    fn format(self) -> Format {
-        match self {
-            WeightFormat::Int2 => Format::INT2,
-            WeightFormat::Uint2 => Format::UINT2,
-            WeightFormat::Int3 => Format::INT3,
-            WeightFormat::Uint3 => Format::UINT3,
-            WeightFormat::Int4 => Format::INT4,
-            WeightFormat::Uint4 => Format::UINT4,
-            WeightFormat::Int7 => Format::INT7,
-            WeightFormat::Int8 => Format::INT8,
-            WeightFormat::Uint8 => Format::UINT8,
         }
     }
 }
@@ -323,20 +310,25 @@ impl PolicyArgs {
             return Err(Error::new(ErrorKind::Usage, what).hint(format!("leave {option} out, or {mode}")));
         }
         let mut policy = Policy::of(&self.target);
-        policy.per_channel &= !self.per_tensor;
         policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;
         if let Some(a) = self.activations {
             policy.activations = a.format().unwrap_or(policy.activations);
             policy.choose_activations = a.format().is_none();
         }
-        if let Some(w) = self.weights {
-            policy.weights = w.format();
+        if let Some(w) = &self.weights {
+            if let (Share::Block(size), Some(other), false) = (w.share, self.block_size, w.scales == ScaleForm::Float) {
+                let what = format!("`{w}` has blocks of {size}, not of {other}");
+                return Err(Error::new(ErrorKind::Usage, what).hint("leave out `--block-size`"));
+            }
+            policy.set_weight_format(w);
         }
-        if self.storage == StorageForm::Int8 {
+        policy.storage = if self.storage == Storage::Portable { StorageForm::Portable } else { StorageForm::Native };
+        if self.storage != Storage::Native {
             policy.weights = policy.weights.widened();
         }
-        policy.block_size = self.block_size;
+        policy.block_size = self.block_size.or(policy.block_size);
+        policy.per_channel &= !self.per_tensor;
         policy.calibration = self.calibration;
         policy.weight_clip = self.weight_clip;
         let shown = self.data.is_some() && self.ranges.is_none() && !self.data_free;
@@ -350,6 +342,11 @@ impl PolicyArgs {
             None if shown && policy.weights.bits < 8 => Rounding::AUTO,
             None => Rounding::Nearest,
         };
+        if self.sequential.is_some() && !policy.rounding.needs_moments() {
+            let what = "`--sequential` is about how codes are chosen by samples, and each weight takes the nearest";
+            return Err(Error::new(ErrorKind::Usage, what).hint("choose codes, for instance with `--round auto`"));
+        }
+        policy.stages = self.sequential;
         policy.operators = self.ops.clone();
         policy.exclude = Patterns::new(&self.exclude)?;
         policy.only = Patterns::new(&self.only)?;

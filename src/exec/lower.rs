@@ -6,12 +6,16 @@ use super::arithmetic::{fake_quantize, spell_out};
 use super::densify::densify;
 use super::unpack::unpack;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::integer::expand_graph;
+use crate::integer::expand;
 use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
 pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
+
+/// An operator of ours that rounds float32 to the numbers of a narrower type, ties to even: attribute `format`, `float16` or
+/// `bfloat16`. What is past the range becomes an infinity (IEEE 754-2019, section 4.3.1).
+pub const ROUND_FLOAT: &str = "QdqRoundFloat";
 
 /// Makes a copy of the model that computes the same in float32 alone.
 ///
@@ -19,7 +23,7 @@ pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 /// and DQ ([`expand`]); constants behind DequantizeLinear become float constants, whatever the type of their codes and
 /// the shape of their scales; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`];
 /// what is left of both is written as arithmetic; constants of types that engines do not know are stored in others.
-/// Operators on codes that have no float form stay. So it is in the bodies of If, Loop and Scan. Errors name the node whose format is not
+/// Subgraphs are treated alike. Operators on codes that have no float form stay. Errors name the node whose format is not
 /// supported.
 pub fn lower(model: &Model) -> Result<Model> {
     for t in model.graph.initializers() {
@@ -28,17 +32,15 @@ pub fn lower(model: &Model) -> Result<Model> {
     let mut model = model.clone();
     densify(&mut model.graph)?;
     widen(&mut model)?;
-    let opset = model.opset();
-    lower_graph(&mut model.graph, opset)?;
+    lower_graph(&mut model)?;
     Ok(model)
 }
 
-/// Lowers a graph, and the bodies in it: what these capture is lowered where it lies.
-fn lower_graph(graph: &mut Graph, opset: i64) -> Result<()> {
-    for id in graph.bodies() {
-        graph.edit_body(id, |body| lower_graph(body, opset))?;
-    }
-    expand_graph(graph, opset, &mut |_, _, _| {})?;
+/// Lowers a graph whose constants are dense, none of them float16 or bfloat16, and then its bodies: what these capture is
+/// float by then.
+fn lower_graph(model: &mut Model) -> Result<()> {
+    expand(model, &mut |_, _, _| {})?;
+    let graph = &mut model.graph;
     check_attributes(graph)?;
     for id in graph.node_ids() {
         let Some(node) = graph.node(id).filter(|n| Linear::dequantizes(n) && n.output.len() == 1) else { continue };
@@ -64,7 +66,11 @@ fn lower_graph(graph: &mut Graph, opset: i64) -> Result<()> {
     unpack(graph)?;
     state_defaults(graph)?;
     graph.drop_unused_initializers();
-    name_apart(graph)
+    name_apart(graph)?;
+    for id in graph.bodies() {
+        model.edit_body(id, lower_graph)?;
+    }
+    Ok(())
 }
 
 /// Refuses what engines take for granted, and work on without end where it is not so: the axes of a Transpose are all

@@ -56,8 +56,7 @@ pub struct MethodRange {
 }
 
 /// In what activations are judged.
-const UINT8: Scheme =
-    Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+const UINT8: Scheme = Scheme::new(Format::UINT8, false, Granularity::Tensor);
 
 /// A value that may be an activation.
 struct Candidate {

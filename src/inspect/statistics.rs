@@ -32,8 +32,7 @@ pub struct Statistics {
 }
 
 /// Symmetric INT8 as weights use it: `scale = max |x| / 127`, codes from -127 to 127.
-pub(super) const INT8: Scheme =
-    Scheme { format: Format::INT8, symmetric: true, narrow: true, granularity: Granularity::Tensor };
+pub(super) const INT8: Scheme = Scheme { narrow: true, ..Scheme::new(Format::INT8, true, Granularity::Tensor) };
 
 /// The statistics of a tensor of this shape, which its numbers fill; `axis`, if there is one, lies inside it.
 ///

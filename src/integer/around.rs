@@ -106,7 +106,8 @@ pub(super) fn behind(graph: &Graph, value: &str) -> Result<Quantized, Refusal> {
     if graph.is_pinned(value) {
         return no(format!("its output `{value}` is read as float"));
     }
-    let grid = Grid::of(&codes.per_tensor()?, 0);
+    let params = codes.per_tensor()?;
+    let grid = Grid::of(&params, 0);
     match cuts.iter().all(|&(low, high)| grid.code(low) == grid.lowest && grid.code(high) == grid.highest) {
         true => Ok(Quantized { codes, gone, twins }),
         false => no(format!("a ReLU or Clip cuts more off than the codes of `{value}` do")),

@@ -27,11 +27,7 @@ use crate::model::{At, AttributeProto, Graph, Linear, Model, NodeExt, NodeId, No
 /// every other one, and why. Errors when a constant is broken, and name node and tensor.
 pub fn expand(model: &mut Model, left: &mut dyn FnMut(&Graph, NodeId, String)) -> Result<usize> {
     let opset = model.opset();
-    expand_graph(&mut model.graph, opset, left)
-}
-
-/// As [`expand`], in a graph of a model of that opset, or in a body of one.
-pub fn expand_graph(graph: &mut Graph, opset: i64, left: &mut dyn FnMut(&Graph, NodeId, String)) -> Result<usize> {
+    let graph = &mut model.graph;
     let mut emitter = Emitter::default();
     let mut count = 0;
     for id in graph.node_ids() {

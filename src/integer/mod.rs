@@ -11,6 +11,7 @@ mod fold;
 mod form;
 mod layer;
 mod lift;
+mod made;
 mod outcome;
 mod packed;
 mod source;
@@ -19,7 +20,7 @@ mod table;
 mod wrap;
 
 pub use dynamic::quantize_by_own_range;
-pub use expand::{expand, expand_graph, unfold};
+pub use expand::{expand, unfold};
 pub use fold::fold;
 pub use outcome::Outcome;
 pub use packed::{Packed, pack_blocks};

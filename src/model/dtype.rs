@@ -98,6 +98,10 @@ pub fn of_format(format: Format) -> DataType {
         Storage::I16 => DataType::Int16,
         Storage::U16 => DataType::Uint16,
         Storage::I32 => DataType::Int32,
+        Storage::Float(float) => {
+            let types = (0..64).filter_map(|i| DataType::try_from(i).ok());
+            types.into_iter().find(|&d| minifloat_of(d) == Some(float)).unwrap_or_default()
+        }
     }
 }
 

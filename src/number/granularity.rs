@@ -52,6 +52,23 @@ impl Granularity {
         })
     }
 
+    /// The shape of the scales of a tensor of this shape, as DequantizeLinear takes them: none for a tensor, rank 1 for
+    /// channels, and the rank of the tensor for blocks.
+    ///
+    /// Errors when the axis is outside the shape.
+    pub fn scale_shape(self, shape: &[usize]) -> Result<Vec<usize>> {
+        let groups = self.groups(shape)?;
+        Ok(match self {
+            Granularity::Tensor => Vec::new(),
+            Granularity::Channel { .. } => vec![groups],
+            Granularity::Block { axis, size } => {
+                let mut shape = shape.to_vec();
+                shape[axis] = shape[axis].div_ceil(size.max(1));
+                shape
+            }
+        })
+    }
+
     /// Visits a tensor in runs of neighbouring numbers, each with the groups they belong to: one group for the whole
     /// run, or one for each number.
     ///

@@ -1,10 +1,12 @@
 //! The arithmetic of QuantizeLinear and DequantizeLinear on slices (ai.onnx, opset 10 to 25):
-//! `code = saturate(round_half_even(x / scale) + zero point)`, `real = (code - zero point) * scale`.
+//! `code = saturate(round_half_even(x / scale) + zero point)`, `real = (code - zero point) * scale`; and the same with the
+//! numbers of a table in the place of whole ones: `code = nearest(table, x / scale)`, `real = table[code] * scale`.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Format, Granularity, QuantParams, Range, Scheme, Storage, pack_bits, unpack_bits};
+use super::levels::nearest;
+use super::{Format, Granularity, Levels, QuantParams, Range, Scheme, Storage, pack_bits, unpack_bits};
 use crate::error::{Error, ErrorKind, Result, listed};
 
 /// So many numbers are worth a thread. Where sums are made in parts, this is what a part is, whatever the number of threads.
@@ -12,8 +14,8 @@ pub(super) const PART: usize = 1 << 18;
 
 /// The codes one scale and zero point can reach: what the kernels work with.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Grid {
-    /// Distance between neighbouring codes, in reals.
+pub struct Grid<'a> {
+    /// What the number of a code is multiplied by.
     pub scale: f32,
     /// The code of zero.
     pub zero: i32,
@@ -21,24 +23,34 @@ pub struct Grid {
     pub lowest: i32,
     /// The largest code.
     pub highest: i32,
+    /// The numbers of the codes from 0 on, ascending; `None` where they are the codes less the zero.
+    pub table: Option<&'a [f32]>,
 }
 
-impl Grid {
+impl<'a> Grid<'a> {
     /// The grid of channel or block `c`.
-    pub fn of(params: &QuantParams, c: usize) -> Grid {
+    pub fn of(params: &'a QuantParams, c: usize) -> Grid<'a> {
         let (scale, zero) = params.channel(c);
-        Grid { scale, zero, lowest: params.lowest(), highest: params.format().max }
+        Grid { scale, zero, lowest: params.lowest(), highest: params.format().max, table: params.table(c) }
+    }
+
+    /// Whole numbers from `lowest` to `highest`, less a zero, times a scale.
+    pub fn linear(scale: f32, zero: i32, lowest: i32, highest: i32) -> Grid<'static> {
+        Grid { scale, zero, lowest, highest, table: None }
     }
 
     /// The grid that a scheme lays over a range.
-    pub fn fit(scheme: &Scheme, range: Range) -> Grid {
+    pub fn fit(scheme: &Scheme, range: Range) -> Grid<'static> {
         let (scale, zero) = scheme.fit(range);
-        Grid { scale, zero, lowest: scheme.lowest(), highest: scheme.format.max }
+        Grid { scale, zero, lowest: scheme.lowest(), highest: scheme.format.max, table: scheme.format.table() }
     }
 
     /// The code of `x`; NaN becomes the lowest code.
     #[inline(always)]
     pub fn code(self, x: f32) -> i32 {
+        if let Some(table) = self.table {
+            return nearest(table, f64::from(x / self.scale)) as i32;
+        }
         // In f64 every code up to 32 bits is exact, and so are the quotient's ties.
         let steps = f64::from(x / self.scale).round_ties_even() + f64::from(self.zero);
         steps.max(f64::from(self.lowest)).min(f64::from(self.highest)) as i32
@@ -46,6 +58,9 @@ impl Grid {
 
     /// The real number a code stands for.
     pub fn real(self, code: i32) -> f32 {
+        if let Some(table) = self.table {
+            return usize::try_from(code).ok().and_then(|c| table.get(c)).map_or(f32::NAN, |&level| level * self.scale);
+        }
         (i64::from(code) - i64::from(self.zero)) as f32 * self.scale
     }
 }
@@ -115,7 +130,7 @@ pub fn rescale(
 /// Errors when the parameters' axis does not fit the shape.
 pub fn fake_quantize(x: &mut [f32], shape: &[usize], params: &QuantParams) -> Result<()> {
     each_run(x.len(), shape, params, |span, grids| match grids {
-        [grid] if i64::from(grid.highest) - i64::from(grid.lowest) <= 1 << 20 => {
+        [grid] if grid.table.is_none() && i64::from(grid.highest) - i64::from(grid.lowest) <= 1 << 20 => {
             let (low, high) = ((grid.lowest - grid.zero) as f32, (grid.highest - grid.zero) as f32);
             snap(&mut x[span], grid.scale, low, high);
         }
@@ -128,10 +143,10 @@ fn each_run(
     len: usize,
     shape: &[usize],
     params: &QuantParams,
-    mut visit: impl FnMut(std::ops::Range<usize>, &[Grid]),
+    mut visit: impl FnMut(std::ops::Range<usize>, &[Grid<'_>]),
 ) -> Result<()> {
     fits(len, shape, params.granularity(), params.scales().len())?;
-    let grids: Vec<Grid> = (0..params.scales().len()).map(|c| Grid::of(params, c)).collect();
+    let grids: Vec<Grid<'_>> = (0..params.scales().len()).map(|c| Grid::of(params, c)).collect();
     params.granularity().each_run(shape, |span, groups| visit(span, &grids[groups]))
 }
 
@@ -167,6 +182,16 @@ fn snap(x: &mut [f32], scale: f32, low: f32, high: f32) {
 /// Errors when the parameters' axis does not fit the shape.
 pub fn rounding_loss(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<(f64, f64)> {
     fits(x.len(), shape, params.granularity(), params.scales().len())?;
+    if params.format().levels.is_table() {
+        let mut sums = (0.0, 0.0);
+        each_run(x.len(), shape, params, |span, grids| {
+            for (&x, grid) in x[span].iter().zip(grids.iter().cycle()) {
+                let (error, x) = (f64::from(x) - f64::from(grid.real(grid.code(x))), f64::from(x));
+                sums = (sums.0 + x * x, sums.1 + error * error);
+            }
+        })?;
+        return Ok(sums);
+    }
     let steps: Vec<Steps> = (0..params.scales().len()).map(|c| Steps::of(&Grid::of(params, c))).collect();
     let (channels, inner) = match params.granularity() {
         _ if x.is_empty() => return Ok((0.0, 0.0)),
@@ -399,18 +424,30 @@ fn scan(x: &[f32]) -> (f32, f32, f32) {
 }
 
 /// The bytes of codes in the storage of their format, little endian, packed where they are narrower than a byte.
+///
+/// Places in the table of a format that is stored as numbers become those: floating-point ones as their bits, -1, 0 and 1
+/// as integers.
 pub fn pack(format: Format, codes: &[i32]) -> Vec<u8> {
+    let numbers: Option<Vec<i32>> = match (format.levels, format.storage, format.table()) {
+        (Levels::Float(float), Storage::Float(_), _) => Some(float.ascending().into_iter().map(i32::from).collect()),
+        (_, Storage::I2, Some(table)) => Some(table.iter().map(|&x| x as i32).collect()),
+        _ => None,
+    };
+    if let Some(numbers) = numbers {
+        let number = |&q: &i32| usize::try_from(q).ok().and_then(|q| numbers.get(q)).copied().unwrap_or(0) as u8;
+        return pack_bits(format.storage.bits(), codes.iter().map(number));
+    }
     match format.storage {
         Storage::I2 | Storage::U2 | Storage::I4 | Storage::U4 => {
             pack_bits(format.storage.bits(), codes.iter().map(|&q| q as u8))
         }
-        Storage::I8 | Storage::U8 => codes.iter().map(|&q| q as u8).collect(),
+        Storage::I8 | Storage::U8 | Storage::Float(_) => codes.iter().map(|&q| q as u8).collect(),
         Storage::I16 | Storage::U16 => codes.iter().flat_map(|&q| (q as u16).to_le_bytes()).collect(),
         Storage::I32 => codes.iter().flat_map(|&q| q.to_le_bytes()).collect(),
     }
 }
 
-/// The first `count` codes in bytes of this storage, little endian; fewer where the bytes end before.
+/// The first `count` codes in bytes of this storage, little endian, those of floating-point numbers as their bits; fewer where the bytes end before.
 pub fn unpack(storage: Storage, bytes: &[u8], count: usize) -> Vec<i32> {
     let packed = || unpack_bits(storage.bits(), bytes, count).into_iter();
     // Shifts the sign of a narrow code to that of a byte and back.
@@ -418,7 +455,7 @@ pub fn unpack(storage: Storage, bytes: &[u8], count: usize) -> Vec<i32> {
     match storage {
         Storage::I2 => signed(6).collect(),
         Storage::I4 => signed(4).collect(),
-        Storage::U2 | Storage::U4 => packed().map(i32::from).collect(),
+        Storage::U2 | Storage::U4 | Storage::Float(_) => packed().map(i32::from).collect(),
         Storage::I8 => bytes.iter().take(count).map(|&b| i32::from(b as i8)).collect(),
         Storage::U8 => bytes.iter().take(count).map(|&b| i32::from(b)).collect(),
         Storage::I16 => bytes.as_chunks().0.iter().take(count).map(|&b| i32::from(i16::from_le_bytes(b))).collect(),
@@ -471,7 +508,7 @@ mod tests {
     #[test]
     fn blocks_take_their_own_scale() {
         let granularity = Granularity::Block { axis: 0, size: 2 };
-        let scheme = crate::number::Scheme { format: Format::INT4, symmetric: true, narrow: false, granularity };
+        let scheme = crate::number::Scheme::new(Format::INT4, true, granularity);
         let range = |m: f32| crate::number::Range::new(-m, m).unwrap();
         let p = QuantParams::from_ranges(&scheme, &[range(7.0), range(14.0), range(0.7), range(1.4)]).unwrap();
         let (x, shape) = ([7.0, 14.0, -1.0, -2.0, 0.1, 0.2], [3, 2]);

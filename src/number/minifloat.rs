@@ -102,6 +102,34 @@ impl Minifloat {
         (sign as f64 * f64::from(leading + m) * 2f64.powi(power)) as f32
     }
 
+    /// The codes of the finite numbers in ascending order, without a negative zero beside zero.
+    pub fn ascending(self) -> Vec<u8> {
+        let mut codes: Vec<u8> = (0..=u8::MAX).take(1 << self.bits()).filter(|&c| self.real(c).is_finite()).collect();
+        codes.retain(|&c| self.real(c) != 0.0 || self.real(c).is_sign_positive());
+        codes.sort_by(|&a, &b| self.real(a).total_cmp(&self.real(b)));
+        codes
+    }
+
+    /// The code of the nearest finite number, ties to the even code, or up where there is no mantissa; what lies beyond the largest becomes the largest, as
+    /// QuantizeLinear-19 does with `saturate`. NaN becomes the first NaN of the format, and the lowest number where
+    /// there is none.
+    pub fn code(self, x: f32) -> u8 {
+        if x.is_nan()
+            && let Some(nan) = (0..=u8::MAX).take(1 << self.bits()).find(|&c| self.real(c).is_nan())
+        {
+            return nan;
+        }
+        let codes = self.ascending();
+        let reals: Vec<f32> = codes.iter().map(|&c| self.real(c)).collect();
+        // What lies half-way is raised by so little that nothing else changes.
+        let x = f64::from(x);
+        let code = codes[super::levels::nearest(&reals, if self.mantissa == 0 { x.next_up() } else { x })];
+        let sign = 1 << (self.bits() - 1);
+        // Zero keeps its sign where it has one.
+        let negative_zero = self.real(code) == 0.0 && x.is_sign_negative() && self.real(sign) == 0.0;
+        if self.signed && negative_zero { sign } else { code }
+    }
+
     /// The numbers of all codes, in the order of the codes.
     pub fn reals(self) -> Vec<f32> {
         (0..1u16 << self.bits()).map(|code| self.real(code as u8)).collect()

@@ -1,6 +1,9 @@
 //! Scale and zero point: [`Scheme`] says of what kind, [`QuantParams`] holds them.
 
-use super::{Format, Granularity, Range};
+use std::sync::Arc;
+
+use super::scales::{ScaleForm, StoredScales, rule_of_maximum};
+use super::{Format, Granularity, Levels, Range};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How a tensor is to be quantized, before its range is known.
@@ -14,14 +17,23 @@ pub struct Scheme {
     pub narrow: bool,
     /// Which values share a scale.
     pub granularity: Granularity,
+    /// Which numbers scales can be.
+    pub scales: ScaleForm,
 }
 
 impl Scheme {
+    /// A scheme with scales of float32.
+    pub const fn new(format: Format, symmetric: bool, granularity: Granularity) -> Scheme {
+        Scheme { format, symmetric, narrow: false, granularity, scales: ScaleForm::Float }
+    }
+
     /// Scale and zero point for one range.
     ///
     /// Affine: `scale = (max - min) / (qmax - qmin)`, `zero point = round(qmin - min / scale)`
     /// (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    /// Inference", CVPR 2018, section 3). Symmetric: `scale = max(|min|, |max|) / (qmax - middle)`.
+    /// Inference", CVPR 2018, section 3). Symmetric, and all that are no linear formats: `scale = max(|min|, |max|)` over
+    /// the largest number of a code. Where scales are powers of two, `scale = 2^(floor(log2(max)) - floor(log2(largest)))`
+    /// with them (OCP Microscaling Formats (MX) Specification v1.0, section 6.3), and what is larger saturates.
     /// An empty range `[0, 0]` gets scale 1.
     pub fn fit(&self, range: Range) -> (f32, i32) {
         self.fit_stored(range, |scale| scale)
@@ -31,16 +43,17 @@ impl Scheme {
     /// smaller, so that the range stays covered.
     pub fn fit_stored(&self, range: Range, stored: impl Fn(f32) -> f32) -> (f32, i32) {
         let (qmin, qmax) = (f64::from(self.format.min), f64::from(self.format.max));
+        let symmetric = self.symmetric || self.format.levels.is_table();
         if range.magnitude() == 0.0 {
-            return (
-                1.0,
-                if self.symmetric { self.format.middle() } else { 0.clamp(self.format.min, self.format.max) },
-            );
+            return (1.0, if symmetric { self.format.middle() } else { 0.clamp(self.format.min, self.format.max) });
         }
-        if self.symmetric {
-            let middle = self.format.middle();
-            let scale = f64::from(range.magnitude()) / (qmax - f64::from(middle));
-            return (stored(positive(scale)), middle);
+        if symmetric {
+            let magnitude = f64::from(range.magnitude());
+            let scale = match self.scales.is_power() {
+                true => rule_of_maximum(magnitude, self.format.largest()),
+                false => stored(positive(magnitude / self.format.largest())),
+            };
+            return (scale, self.format.middle());
         }
         let (min, max) = (f64::from(range.min()), f64::from(range.max()));
         let scale = stored(positive((max - min) / (qmax - qmin)));
@@ -50,7 +63,7 @@ impl Scheme {
 
     /// Steps from one end of a range to the other.
     pub fn steps(&self) -> f64 {
-        let lowest = if self.symmetric {
+        let lowest = if self.symmetric && self.format.levels == Levels::Linear {
             2 * i64::from(self.format.middle()) - i64::from(self.format.max)
         } else {
             self.format.min.into()
@@ -60,19 +73,20 @@ impl Scheme {
 
     /// The smallest code used: the format's, or one more where a signed format is used narrow.
     pub fn lowest(&self) -> i32 {
-        if self.narrow && self.format.signed() { -self.format.max } else { self.format.min }
+        if self.narrow && self.format.min < 0 { -self.format.max } else { self.format.min }
     }
 }
 
 /// A scale that arithmetic can divide by: not smaller than the smallest normal number.
-fn positive(scale: f64) -> f32 {
+pub(super) fn positive(scale: f64) -> f32 {
     (scale as f32).max(f32::MIN_POSITIVE)
 }
 
-/// The parameters of `real = (code - zero point) * scale`.
+/// The parameters of `real = (code - zero point) * scale`, or `real = table[code] * scale` for codes that are places in a
+/// table.
 ///
-/// Scales are positive and finite, zero points lie inside the format (so zero is exactly representable), and
-/// their numbers agree: one of each for every group of the [`Granularity`].
+/// Scales are positive and finite, zero points lie inside the format (so zero is exactly representable by codes that have
+/// one), and their numbers agree: one of each for every group of the [`Granularity`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantParams {
     format: Format,
@@ -80,6 +94,9 @@ pub struct QuantParams {
     granularity: Granularity,
     scales: Vec<f32>,
     zero_points: Vec<i32>,
+    /// The tables of all groups one after the other, where they are found for the numbers at hand.
+    tables: Option<Arc<[f32]>>,
+    stored: StoredScales,
 }
 
 impl QuantParams {
@@ -93,16 +110,64 @@ impl QuantParams {
         Self::checked(format, Granularity::Channel { axis }, scales, zero_points)
     }
 
+    /// Parameters with zero points of 0, and scales that are stored as they are.
+    pub fn scaled(format: Format, granularity: Granularity, scales: Vec<f32>) -> Result<Self> {
+        let zero_points = vec![0; scales.len()];
+        Self::checked(format, granularity, scales, zero_points)
+    }
+
+    /// Parameters whose codes are places in a table for each group, `[groups, numbers]`, ascending in each.
+    ///
+    /// Errors when the tables do not hold a finite number for every code.
+    pub fn with_tables(format: Format, granularity: Granularity, tables: Vec<f32>) -> Result<Self> {
+        let count = format.max as usize + 1;
+        let groups = tables.len() / count;
+        let sorted = tables.chunks(count).all(|t| t.len() == count && t.is_sorted() && t.iter().all(|x| x.is_finite()));
+        if !sorted || groups == 0 || !format.levels.is_fitted() {
+            let what = format!("{} numbers are no tables of {} ascending ones", tables.len(), count);
+            return Err(Error::new(ErrorKind::InvalidModel, what));
+        }
+        let params = Self::checked(format, granularity, vec![1.0; groups], vec![0; groups])?;
+        Ok(QuantParams { tables: Some(tables.into()), ..params })
+    }
+
     /// Parameters that cover the ranges: one for each group of the scheme's granularity.
+    ///
+    /// Scales are floats or powers of two, as the scheme says; those that are products of codes need the shape of the
+    /// tensor: [`QuantParams::of_shape`]. Errors for these, and for tables that are found for the numbers at hand.
     pub fn from_ranges(scheme: &Scheme, ranges: &[Range]) -> Result<Self> {
         Self::from_ranges_stored(scheme, ranges, |scale| scale)
     }
 
     /// As [`QuantParams::from_ranges`], with scales that `stored` can hold ([`Scheme::fit_stored`]).
     pub fn from_ranges_stored(scheme: &Scheme, ranges: &[Range], stored: impl Fn(f32) -> f32) -> Result<Self> {
+        if scheme.format.levels.is_fitted() || matches!(scheme.scales, ScaleForm::Coded { .. }) {
+            let what = format!("a range alone does not say the scales of {}", scheme.format.name);
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        Self::direct(scheme, ranges, stored)
+    }
+
+    fn direct(scheme: &Scheme, ranges: &[Range], stored: impl Fn(f32) -> f32) -> Result<Self> {
         let (scales, zero_points) = ranges.iter().map(|&r| scheme.fit_stored(r, &stored)).unzip();
         let params = Self::checked(scheme.format, scheme.granularity, scales, zero_points)?;
-        Ok(QuantParams { lowest: scheme.lowest(), ..params })
+        let form = if scheme.scales.is_power() { StoredScales::Powers } else { StoredScales::Floats };
+        Ok(QuantParams { lowest: scheme.lowest(), stored: form, ..params })
+    }
+
+    /// As [`QuantParams::from_ranges_stored`] for a tensor of this shape, with scales of every form: those that are
+    /// products of codes and coarser scales are rounded to the nearest such product.
+    ///
+    /// Errors when the ranges do not fit the shape.
+    pub fn of_shape(scheme: &Scheme, shape: &[usize], ranges: &[Range], stored: impl Fn(f32) -> f32) -> Result<Self> {
+        let ScaleForm::Coded { .. } = scheme.scales else { return Self::from_ranges_stored(scheme, ranges, stored) };
+        Self::direct(scheme, ranges, |scale| scale)?.coded(scheme.scales, shape)
+    }
+
+    /// The same with scales of that form for a tensor of this shape, as near as they come.
+    pub fn coded(self, form: ScaleForm, shape: &[usize]) -> Result<Self> {
+        let (scales, stored) = form.store(&self.scales, self.granularity, shape)?;
+        Ok(QuantParams { stored, ..self.with_scales(scales)? })
     }
 
     fn checked(format: Format, granularity: Granularity, scales: Vec<f32>, zero_points: Vec<i32>) -> Result<Self> {
@@ -116,18 +181,24 @@ impl QuantParams {
         if let Some(z) = zero_points.iter().find(|z| !(format.min..=format.max).contains(z)) {
             return wrong(format!("zero point {z} is outside {} ({} to {})", format.name, format.min, format.max));
         }
-        Ok(QuantParams { format, lowest: format.min, granularity, scales, zero_points })
+        let (lowest, stored) = (format.min, StoredScales::Floats);
+        Ok(QuantParams { format, lowest, granularity, scales, zero_points, tables: None, stored })
     }
 
-    /// The same with other scales, as many. Errors when one is not a positive finite number.
+    /// The same with other scales, as many, which are stored as floats. Errors when one is not a positive finite number.
     pub fn with_scales(&self, scales: Vec<f32>) -> Result<Self> {
         let params = Self::checked(self.format, self.granularity, scales, self.zero_points.clone())?;
-        Ok(QuantParams { lowest: self.lowest, ..params })
+        Ok(QuantParams { lowest: self.lowest, tables: self.tables.clone(), ..params })
     }
 
     /// The number format of the codes.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// The same codes in another storage of them: `format` differs in nothing else.
+    pub fn stored_as(&self, format: Format) -> Self {
+        QuantParams { format: Format { storage: format.storage, opset: format.opset, ..self.format }, ..self.clone() }
     }
 
     /// The smallest code used: the format's, or one more where the scheme is narrow.
@@ -150,9 +221,27 @@ impl QuantParams {
         &self.scales
     }
 
+    /// How the scales are stored.
+    pub fn stored_scales(&self) -> &StoredScales {
+        &self.stored
+    }
+
     /// The zero points: one for each group.
     pub fn zero_points(&self) -> &[i32] {
         &self.zero_points
+    }
+
+    /// The tables of all groups one after the other, where they were found for the numbers at hand.
+    pub fn tables(&self) -> Option<&[f32]> {
+        self.tables.as_deref()
+    }
+
+    /// The numbers of the codes of channel or block `c` before the scale, ascending; `None` where codes are linear.
+    pub fn table(&self, c: usize) -> Option<&[f32]> {
+        let Some(tables) = &self.tables else { return self.format.table() };
+        let count = tables.len() / self.scales.len().max(1);
+        let c = if self.granularity == Granularity::Tensor { 0 } else { c };
+        tables.get(c * count..(c + 1) * count)
     }
 
     /// The scale and zero point of channel or block `c`, whatever the granularity.
@@ -163,9 +252,21 @@ impl QuantParams {
 
     /// The smallest and largest real number that channel or block `c` can represent.
     pub fn reach(&self, c: usize) -> (f32, f32) {
-        let (scale, zero) = self.channel(c);
-        let real = |code: i32| ((i64::from(code) - i64::from(zero)) as f64 * f64::from(scale)) as f32;
-        (real(self.lowest), real(self.format.max))
+        let grid = super::Grid::of(self, c);
+        (grid.real(grid.lowest), grid.real(grid.highest))
+    }
+
+    /// Bits that so many codes take with their scales, the zero points that are not the format's middle, and tables of
+    /// their own: scales and numbers of tables as float32 where they are no codes themselves.
+    pub fn bits(&self, codes: usize) -> u64 {
+        let groups = self.scales.len() as u64;
+        let affine = self.zero_points.iter().any(|&z| z != self.format.middle());
+        let zeros = if affine { groups * u64::from(self.format.bits) } else { 0 };
+        let scales = match &self.tables {
+            Some(tables) => 32 * tables.len() as u64,
+            None => self.stored.bits(groups),
+        };
+        codes as u64 * u64::from(self.format.bits) + zeros + scales
     }
 }
 
@@ -174,7 +275,7 @@ mod tests {
     use super::*;
 
     fn scheme(format: Format, symmetric: bool) -> Scheme {
-        Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor }
+        Scheme::new(format, symmetric, Granularity::Tensor)
     }
 
     #[test]

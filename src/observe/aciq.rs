@@ -96,7 +96,7 @@ mod tests {
     use crate::observe::samples::{gauss, laplace};
 
     fn scheme(format: Format, symmetric: bool) -> Scheme {
-        Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor }
+        Scheme::new(format, symmetric, Granularity::Tensor)
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
     fn ties_are_what_is_cut_off_and_what_falls_into_one_step() {
         let mut c = Classes::default();
         c.see(&[10.0, 8.0], 2);
-        let grid = |scale: f32| Grid { scale, zero: 0, lowest: -127, highest: 127 };
+        let grid = |scale: f32| Grid::linear(scale, 0, -127, 127);
         assert_eq!(c.ties(grid(0.1)), 0.0);
         assert!((c.ties(grid(4.0)) - 0.5).abs() < 0.02);
         assert_eq!(c.ties(grid(0.05)), 1.0);

@@ -173,8 +173,8 @@ mod tests {
     use crate::number::{Format, Granularity, Range, Scheme};
     use crate::observe::samples::{gauss, laplace};
 
-    fn grid(format: Format, symmetric: bool, low: f32, high: f32) -> Grid {
-        let scheme = Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor };
+    fn grid(format: Format, symmetric: bool, low: f32, high: f32) -> Grid<'static> {
+        let scheme = Scheme::new(format, symmetric, Granularity::Tensor);
         Grid::fit(&scheme, Range::new(low, high).unwrap())
     }
 

@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn scheme(format: Format, symmetric: bool) -> Scheme {
-        Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor }
+        Scheme::new(format, symmetric, Granularity::Tensor)
     }
 
     fn cases() -> Vec<(&'static str, Vec<f32>)> {

@@ -56,7 +56,7 @@ mod tests {
         let (mut classes, histogram) = (Classes::default(), Histogram::of(&x));
         classes.see(&x, 10);
         for (format, symmetric) in [(Format::UINT8, false), (Format::INT8, true)] {
-            let scheme = Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor };
+            let scheme = Scheme::new(format, symmetric, Granularity::Tensor);
             let range = range(&histogram, &classes, &scheme).unwrap();
             let whole = Range::new(histogram.extremes().min(), histogram.extremes().max()).unwrap();
             let (kept, lost) = (ties(&x, 10, Grid::fit(&scheme, range)), ties(&x, 10, Grid::fit(&scheme, whole)));
@@ -69,8 +69,7 @@ mod tests {
         let x = [1.0, 0.0, 0.0, 2.0];
         let mut classes = Classes::default();
         classes.see(&x, 2);
-        let scheme =
-            Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+        let scheme = Scheme::new(Format::UINT8, false, Granularity::Tensor);
         assert_eq!(range(&Histogram::of(&x), &classes, &scheme), Range::new(0.0, 2.0));
     }
 }

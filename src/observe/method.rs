@@ -169,8 +169,7 @@ mod tests {
     fn auto_leaves_the_least_error() {
         let seen = Profile::of(&laplace(20_000));
         let density = Density::of(&seen.histogram);
-        let scheme =
-            Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+        let scheme = Scheme::new(Format::UINT8, false, Granularity::Tensor);
         let error = |m: Method| density.error(Grid::fit(&scheme, m.range(&seen, &scheme).unwrap()), 2.0);
         let asked = Method::ALL.into_iter().filter(|m| !matches!(m, Method::Mean(_)));
         assert!(asked.into_iter().all(|m| error(Method::Auto) <= error(m)));
@@ -201,7 +200,7 @@ mod tests {
             seen.see(x, Some(5), 0);
             let whole = seen.histogram.range().unwrap();
             for &(format, symmetric) in &formats {
-                let scheme = Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor };
+                let scheme = Scheme::new(format, symmetric, Granularity::Tensor);
                 for method in Method::ALL {
                     let range = method.range(&seen, &scheme).unwrap();
                     let inside = whole.min() <= range.min() && range.max() <= whole.max();
@@ -212,8 +211,7 @@ mod tests {
             }
         }
         assert!(Method::ALL.iter().all(|m| {
-            let scheme =
-                Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+            let scheme = Scheme::new(Format::UINT8, false, Granularity::Tensor);
             m.range(&Profile::default(), &scheme).is_none()
         }));
     }

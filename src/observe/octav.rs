@@ -48,7 +48,7 @@ mod tests {
     use crate::observe::samples::{gauss, laplace};
 
     fn clip(x: &[f32], format: Format, symmetric: bool) -> f64 {
-        let scheme = Scheme { format, symmetric, narrow: false, granularity: Granularity::Tensor };
+        let scheme = Scheme::new(format, symmetric, Granularity::Tensor);
         range(&Histogram::of(x), &scheme).unwrap().magnitude().into()
     }
 
@@ -75,8 +75,7 @@ mod tests {
     fn the_far_end_moves_alone() {
         // Numbers below zero are small, as those behind a Swish are.
         let x: Vec<f32> = laplace(100_000).iter().map(|&x| if x < 0.0 { 0.03 * x } else { x }).collect();
-        let scheme =
-            Scheme { format: Format::UINT8, symmetric: false, narrow: false, granularity: Granularity::Tensor };
+        let scheme = Scheme::new(Format::UINT8, false, Granularity::Tensor);
         let range = range(&Histogram::of(&x), &scheme).unwrap();
         let lowest = Histogram::of(&x).extremes().min();
         assert_eq!(range.min(), lowest);

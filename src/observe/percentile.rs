@@ -85,12 +85,7 @@ mod tests {
         for (case, x) in cases.iter().enumerate() {
             let h = Histogram::of(x);
             for percent in [100.0, 99.999, 99.9, 99.0, 90.0, 51.0] {
-                let scheme = |symmetric| Scheme {
-                    format: Format::UINT8,
-                    symmetric,
-                    narrow: false,
-                    granularity: Granularity::Tensor,
-                };
+                let scheme = |symmetric| Scheme::new(Format::UINT8, symmetric, Granularity::Tensor);
                 let wide = |x: &f32| f64::from(*x);
                 let near = |got: f32, want: f64| {
                     assert!(

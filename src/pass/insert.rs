@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::gather_codes::gather_codes;
 use super::insert_dynamic::insert_dynamic;
 use super::pack_blocks::{DOMAIN, pack_weights, packs};
+use super::store::{Constant, is_plain, store};
 use super::{Context, Effect, Pass};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{
@@ -15,7 +16,7 @@ use crate::model::{
     of_format, release,
 };
 use crate::number::{Granularity, QuantParams, pack};
-use crate::plan::{ConstantDecision, Plan, Turned, ValueDecision, Verdict};
+use crate::plan::{ConstantDecision, Plan, StorageForm, Turned, ValueDecision, Verdict};
 use crate::round;
 
 /// Inserts QuantizeLinear and DequantizeLinear as the plan says.
@@ -63,12 +64,14 @@ impl Pass for Insert<'_> {
 fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut Shelf) -> Result<usize> {
     let mut changed = 0;
     let constants: Vec<(&Use, &ConstantDecision)> = plan.constants.iter().collect();
-    let missing = |d: &ConstantDecision| shelf.get(d).is_none().then(|| encode(graph, d, scratch)).transpose();
+    let plain = |d: &ConstantDecision| is_plain(&d.params, plan.storage);
+    let missing =
+        |d: &ConstantDecision| (plain(d) && shelf.get(d).is_none()).then(|| encode(graph, d, scratch)).transpose();
     let codes: Vec<Result<Option<Tensor>>> = constants.par_iter().map(|(_, decision)| missing(decision)).collect();
     let mut stored = Stored::default();
     for ((&at, decision), codes) in constants.into_iter().zip(codes) {
         let place = || format!("initializer `{}`", decision.initializer);
-        codes.and_then(|codes| stored.put(graph, at, decision, codes.as_ref(), shelf)).at(place)?;
+        codes.and_then(|codes| stored.put(graph, at, decision, codes.as_ref(), plan.storage, shelf)).at(place)?;
         changed += 1;
     }
     for decision in plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
@@ -163,16 +166,29 @@ fn linear_node(
     }
 }
 
-/// The codes of a constant, on disk if there is scratch space.
-fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>) -> Result<Tensor> {
+/// A constant, and its codes: those that were chosen, or the nearest.
+fn codes_of<'d>(graph: &Graph, decision: &'d ConstantDecision) -> Result<(Tensor, Cow<'d, [i32]>)> {
     let missing = || Error::new(ErrorKind::InvalidModel, "it is not there");
     let tensor = graph.constant(&decision.initializer)?.ok_or_else(missing)?;
-    let params = &decision.params;
     let codes = match &decision.chosen {
         Some(chosen) => Cow::Borrowed(&*chosen.codes),
-        None => Cow::Owned(round::nearest(&tensor.f32s()?, tensor.shape(), params)?),
+        None => Cow::Owned(round::nearest(&tensor.f32s()?, tensor.shape(), &decision.params)?),
     };
     release(tensor.bytes());
+    Ok((tensor, codes))
+}
+
+/// Stores a constant whose format takes more than one DequantizeLinear; returns the floats.
+fn store_nodes(graph: &mut Graph, at: Use, decision: &ConstantDecision, form: StorageForm) -> Result<String> {
+    let (tensor, codes) = codes_of(graph, decision)?;
+    let (base, params) = (&decision.initializer[..], &decision.params);
+    store(graph, at.node, &Constant { base, dtype: tensor.dtype(), shape: tensor.shape(), codes: &codes, params }, form)
+}
+
+/// The codes of a constant, on disk if there is scratch space.
+fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>) -> Result<Tensor> {
+    let (tensor, codes) = codes_of(graph, decision)?;
+    let params = &decision.params;
     let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())?;
     scratch.map_or(Ok(codes.clone()), |s| s.keep(codes))
 }
@@ -203,6 +219,7 @@ impl<'a> Stored<'a> {
         at: Use,
         decision: &'a ConstantDecision,
         codes: Option<&Tensor>,
+        form: StorageForm,
         shelf: &mut Shelf,
     ) -> Result<()> {
         let base = &decision.initializer;
@@ -212,6 +229,12 @@ impl<'a> Stored<'a> {
             return graph.set_input(at, name);
         }
         let params = &decision.params;
+        if !is_plain(params, form) {
+            let real = store_nodes(graph, at, decision, form)?;
+            graph.set_input(at, &real)?;
+            known.push((decision, real));
+            return Ok(());
+        }
         let parts = match (shelf.get(decision), codes) {
             (Some(parts), _) => {
                 parts.iter().for_each(|t| graph.capture_constant(t));

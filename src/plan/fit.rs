@@ -303,8 +303,18 @@ fn fit_weights(
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
         let scheme = policy.weight_scheme(rule, node, tensor.shape(), true);
-        let mut ranges =
-            weight_ranges(&tensor, &scheme, policy.weight_clip).at(|| format!("initializer `{initializer}`"))?;
+        let place = || format!("initializer `{initializer}`");
+        if !policy.linear_weights() {
+            let known = weights.get(&initializer).map(|(params, codes)| (params.clone(), Some(codes.clone())));
+            let (params, chosen) = match known {
+                Some(known) => known,
+                None => (policy.weight_params(&tensor, &scheme).at(place)?, None),
+            };
+            // Products are summed up in float, and so is the bias.
+            plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight, chosen });
+            continue;
+        }
+        let mut ranges = weight_ranges(&tensor, &scheme, policy.weight_clip).at(place)?;
         let params_of = |x: &str| match (plan.values.get(x), present.dequantized.get(x)) {
             (Some(value), _) => Some(value.params_at(Use { node: at.node, slot: 0 }).scales()[0]),
             (None, Some(Some(params))) => Some(params.scales()[0]),

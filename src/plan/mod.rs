@@ -33,7 +33,7 @@ use crate::rule::{OpRule, Role};
 
 use present::Present;
 
-pub use policy::{Emit, Patterns, Policy};
+pub use policy::{Emit, Patterns, Policy, StorageForm};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
 pub use weights::{Mode, opset_of_weights};
@@ -48,6 +48,8 @@ pub struct Plan {
     pub values: BTreeMap<String, ValueDecision>,
     /// The constants that are stored as codes, by where they are read.
     pub constants: BTreeMap<Use, ConstantDecision>,
+    /// How constants are stored.
+    pub storage: StorageForm,
     /// What is decided inside the bodies of its nodes.
     pub bodies: BTreeMap<BodyId, Plan>,
 }
@@ -148,9 +150,9 @@ pub struct ConstantDecision {
 pub struct ChosenCodes {
     /// A code for each element.
     pub codes: Arc<[i32]>,
-    /// The mean of each number of the patches that the layer read, group after group
-    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes the error of the mean away.
-    pub means: Option<Arc<[f64]>>,
+    /// What the outputs of the layer are off by on average with these codes, row after row of the weight
+    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes it away.
+    pub shift: Option<Arc<[f64]>>,
 }
 
 /// Parameters and codes that were chosen for weights, by the names of the initializers.
@@ -197,6 +199,7 @@ impl Plan {
         let selection = select::select(graph, ranges, policy, &present)?;
         let places = place::place(graph, &selection, policy, &present);
         let mut plan = fit::fit(graph, chosen, policy, &present, selection, places, weights)?;
+        plan.storage = policy.storage;
         for id in graph.bodies() {
             let body = graph.body(id)?;
             let inner = match shut(graph, id, ranges) {
@@ -225,6 +228,18 @@ impl Plan {
                 (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
             }
         }
+    }
+
+    /// Leaves weights float for which no codes were chosen, and their biases, and bodies; what computes with codes that were chosen
+    /// does so behind DequantizeLinear.
+    pub fn keep_chosen_weights(&mut self) {
+        let chosen: BTreeSet<NodeId> =
+            self.constants.iter().filter(|(_, d)| d.chosen.is_some()).map(|(at, _)| at.node).collect();
+        self.constants.retain(|at, d| d.part == Part::Operand || chosen.contains(&at.node));
+        for decision in self.nodes.iter_mut().filter(|d| matches!(d.verdict, Verdict::Dynamic | Verdict::Packed)) {
+            decision.verdict = Verdict::WeightOnly;
+        }
+        self.bodies.clear();
     }
 
     /// Whether scale and zero point of a value are those that will be written: not where they hang on a range that no

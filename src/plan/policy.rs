@@ -8,8 +8,10 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::{Kept, Mode, Steps};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Graph, NodeExt, NodeProto};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme};
+use crate::model::{Graph, NodeExt, NodeProto, Tensor};
+use crate::number::{
+    Clip, Format, Granularity, Levels, QuantParams, Range, ScaleForm, Scheme, Share, WeightFormat, fit,
+};
 use crate::observe::Method;
 use crate::round::Rounding;
 use crate::rule::{OpRule, RULES, Role};
@@ -31,6 +33,16 @@ pub enum Emit {
     MatMulNBits,
 }
 
+/// How constants are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StorageForm {
+    /// In the element types and attributes that ONNX has for them; codes of fewer bits in the next wider type.
+    #[default]
+    Native,
+    /// In what runtimes without these run too: codes of 8 and 16 bits, scales of float32, and operators of opset 13.
+    Portable,
+}
+
 /// How to quantize, and what: the target's wishes under the user's.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -46,6 +58,14 @@ pub struct Policy {
     pub symmetric_activations: bool,
     /// The format of weights.
     pub weights: Format,
+    /// Which numbers scales of weights can be.
+    pub weight_scales: ScaleForm,
+    /// Weights have their zero point in the middle of the format; those of signed formats where nothing else is said.
+    pub symmetric_weights: Option<bool>,
+    /// The lowest code of signed weights is left unused, also where the target does not ask for it.
+    pub narrow_weights: bool,
+    /// How constants are stored.
+    pub storage: StorageForm,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
     /// One scale for so many neighbours along the inputs of a weight, where there are that many; one a channel elsewhere.
@@ -56,6 +76,9 @@ pub struct Policy {
     pub weight_clip: Method,
     /// How weights become codes. Methods that ask for what layers read need samples, and are passed over without.
     pub rounding: Rounding,
+    /// Codes of weights are chosen in so many stages, one behind the other as the layers are, each for what its layers read
+    /// behind the stages before it; all in one for what they read in the float model where it is `None`.
+    pub stages: Option<NonZeroUsize>,
     /// The form in which it is written.
     pub emit: Emit,
     /// The operators to quantize; `None` for the target's.
@@ -78,11 +101,16 @@ impl Policy {
             kept: BTreeMap::new(),
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
+            weight_scales: ScaleForm::Float,
+            symmetric_weights: None,
+            narrow_weights: false,
+            storage: StorageForm::Native,
             per_channel: target.per_channel,
             block_size: None,
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             rounding: Rounding::Nearest,
+            stages: None,
             emit: Emit::default(),
             operators: None,
             exclude: Patterns::default(),
@@ -93,7 +121,7 @@ impl Policy {
 
     /// The scheme of activations that are codes of a format.
     pub fn activation_scheme(&self, format: Format) -> Scheme {
-        Scheme { format, symmetric: self.symmetric_activations, narrow: false, granularity: Granularity::Tensor }
+        Scheme::new(format, self.symmetric_activations, Granularity::Tensor)
     }
 
     /// The scheme of a weight of this shape that a node of this rule reads.
@@ -110,10 +138,51 @@ impl Policy {
             (_, Some(axis)) if per_channel => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
-        let symmetric = self.weights.signed();
+        let symmetric = self.symmetric_weights.unwrap_or(self.weights.signed());
         // The lowest code is spared for kernels that multiply bytes.
-        let narrow = symmetric && self.target.narrow_weights && self.weights.bits >= 8;
-        Scheme { format: self.weights, symmetric, narrow, granularity }
+        let spared = self.target.narrow_weights && self.weights.bits == 8;
+        let narrow = symmetric && (spared || self.narrow_weights);
+        let scales = self.weight_scales.along(rule.channel_axis(node, shape.len()));
+        Scheme { narrow, scales, ..Scheme::new(self.weights, symmetric, granularity) }
+    }
+
+    /// The format of weights with its scales, as users name it.
+    pub fn weight_format(&self) -> WeightFormat {
+        let share = match (self.block_size, self.per_channel) {
+            (Some(size), _) => Share::Block(size.get()),
+            (None, true) => Share::Channel,
+            (None, false) => Share::Tensor,
+        };
+        let plain = WeightFormat::of(self.weights);
+        let named = WeightFormat::ALL.into_iter().find(|f| (f.format, f.scales) == (self.weights, self.weight_scales));
+        let symmetric = self.symmetric_weights.unwrap_or(plain.symmetric);
+        let format = self.weights;
+        WeightFormat { format, scales: self.weight_scales, share, symmetric, ..named.unwrap_or(plain) }
+    }
+
+    /// Lets weights have this format.
+    pub fn set_weight_format(&mut self, format: &WeightFormat) {
+        self.weights = format.format;
+        self.weight_scales = format.scales;
+        self.narrow_weights = format.narrow;
+        let plain = format.symmetric == format.format.signed();
+        self.symmetric_weights = (!plain).then_some(format.symmetric);
+        match format.share {
+            Share::Tensor => self.per_channel = false,
+            Share::Channel => {}
+            Share::Block(size) => self.block_size = NonZeroUsize::new(size),
+        }
+    }
+
+    /// Parameters of a weight, from its numbers.
+    pub(super) fn weight_params(&self, tensor: &Tensor, scheme: &Scheme) -> Result<QuantParams> {
+        let clip = if self.weight_clip.needs_extremes_only() { Clip::Max } else { Clip::Best };
+        fit(&tensor.f32s()?, tensor.shape(), scheme, clip, |scale| scale)
+    }
+
+    /// Whether weights are linear with scales of float: then ranges alone say their parameters.
+    pub fn linear_weights(&self) -> bool {
+        self.weights.levels == Levels::Linear && self.weight_scales == ScaleForm::Float
     }
 
     /// Parameters that cover the ranges. What is narrower than the target takes is widened upward, as onnxruntime's
@@ -133,7 +202,7 @@ impl Policy {
         let symmetric = self.weights.signed();
         let format = if symmetric { Format::INT8 } else { Format::UINT8 };
         let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
-        Scheme { format, symmetric, narrow: symmetric && self.target.narrow_weights, granularity }
+        Scheme { narrow: symmetric && self.target.narrow_weights, ..Scheme::new(format, symmetric, granularity) }
     }
 
     /// Whether nodes of this operator are quantized.
@@ -166,9 +235,17 @@ impl Policy {
     /// Errors when the target does not take a format.
     pub fn check_formats(&self) -> Result<()> {
         let target = &self.target;
+        let format = self.weight_format();
+        if !self.linear_weights() && self.storage == StorageForm::Native && !target.runs(&format) {
+            let what = format!("target `{}` does not run `{format}` in the types that ONNX has for it", target.name);
+            return Err(Error::new(ErrorKind::Usage, what).hint("store it in others with `--storage portable`"));
+        }
+        // What is stored portably is multiplied in float.
+        let weights =
+            self.storage == StorageForm::Portable || !self.linear_weights() || target.allows_weights(self.weights);
         for (what, format, allowed, formats) in [
             ("activations", self.activations, target.allows_activations(self.activations), &target.activation_formats),
-            ("weights", self.weights, target.allows_weights(self.weights), &target.weight_formats),
+            ("weights", self.weights, weights, &target.weight_formats),
         ] {
             if !allowed {
                 let names: Vec<&str> = formats.iter().map(|f| f.name).collect();
@@ -194,6 +271,14 @@ impl Policy {
             ),
             (Mode::Dynamic, Emit::MatMulNBits) => {
                 wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
+            }
+            (Mode::Dynamic, _) if !self.linear_weights() => {
+                let what = format!("integer operators multiply integers, and `{}` is none", self.weight_format());
+                wrong(&what, "take integers with `--weights int8`, or quantize `--mode weights`")
+            }
+            (Mode::Weights, Emit::MatMulNBits) if !self.linear_weights() || self.storage == StorageForm::Portable => {
+                let what = format!("MatMulNBits has integers and scales of its own, not `{}`", self.weight_format());
+                wrong(&what, "take `--weights int4` in the native storage, or leave out `--emit matmulnbits`")
             }
             (Mode::Dynamic, _) if self.weights.storage.bits() != 8 => {
                 let what = format!("integer operators multiply bytes, and `{}` is stored in less", self.weights.name);
@@ -228,7 +313,13 @@ impl Policy {
     /// Errors when weights are to be clipped by a method that asks for samples.
     pub fn check_methods(&self) -> Result<()> {
         if self.weight_clip.fits_weights() {
-            return Ok(());
+            let any = self.weight_clip.needs_extremes_only() || matches!(self.weight_clip, Method::Mse(_));
+            if self.linear_weights() || any {
+                return Ok(());
+            }
+            let what =
+                format!("`{}` chooses ranges of integers, and not of `{}`", self.weight_clip, self.weight_format());
+            return Err(Error::new(ErrorKind::Usage, what).hint("methods for all formats are `min-max` and `mse`"));
         }
         let fit = Method::ALL.into_iter().filter(|m| m.fits_weights()).map(|m| format!("`{}`", m.name()));
         Err(Error::new(
@@ -249,11 +340,13 @@ impl Policy {
 
     /// The opset that the emitted Q/DQ nodes need.
     pub fn opset(&self) -> i64 {
-        // Scales a block came with opset 21.
-        let blocks = if self.block_size.is_some() { 21 } else { 0 };
+        let weights = match self.storage {
+            StorageForm::Native => self.weight_format().opset(),
+            StorageForm::Portable => 13,
+        };
         let wide = self.target.wide_activations(self.activations).filter(|_| self.choose_activations);
         let activations = self.activations.opset.max(wide.map_or(0, |f| f.opset));
-        self.target.opset.max(activations).max(self.weights.opset).max(blocks)
+        self.target.opset.max(activations).max(weights)
     }
 }
 
@@ -291,8 +384,13 @@ impl Patterns {
 
     /// Whether the node of that graph is meant.
     pub fn matches(&self, graph: &Graph, node: &NodeProto) -> bool {
+        !self.is_empty() && self.means(node.title(), &graph.path(node))
+    }
+
+    /// Whether a node of that title is meant, whose name behind those of the nodes around it is `path`.
+    pub fn means(&self, title: &str, path: &str) -> bool {
         let means = |name: &str| self.texts.iter().any(|t| t == name) || self.globs.is_match(name);
-        !self.is_empty() && (means(node.title()) || means(&graph.path(node)))
+        means(title) || means(path)
     }
 
     /// Whether any node of the graph, or in a subgraph of it, is meant.

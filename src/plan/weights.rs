@@ -11,7 +11,7 @@ use super::fit::weight_ranges;
 use super::{ConstantDecision, Emit, NodeDecision, Part, Plan, Policy, Present, Verdict};
 use crate::error::{Place, Result};
 use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, attribute, dtype_name, release};
-use crate::number::{Granularity, QuantParams, Scheme, rounding_loss};
+use crate::number::{Granularity, Levels, QuantParams, ScaleForm, Scheme, rounding_loss};
 use crate::rule::{OpRule, Role, WeightMatrix};
 
 /// A table with fewer numbers is not worth the node that dequantizes what was picked from it.
@@ -42,7 +42,7 @@ impl Plan {
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
     pub fn of_weights(graph: &Graph, policy: &Policy, mode: Mode) -> Result<Plan> {
-        let mut plan = Plan::default();
+        let mut plan = Plan { storage: policy.storage, ..Plan::default() };
         let mut wanted = Vec::new();
         let present = Present::of(graph, &Present::default());
         for (id, node) in graph.nodes() {
@@ -303,6 +303,10 @@ fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Resul
     }
     let scheme = scheme(policy, mode, rule, &node, tensor.shape());
     let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
+        if scheme.format.levels != Levels::Linear || scheme.scales != ScaleForm::Float {
+            let finite = tensor.f32s()?.iter().all(|x| x.is_finite());
+            return finite.then(|| policy.weight_params(&tensor, scheme)).transpose();
+        }
         let Ok(ranges) = weight_ranges(&tensor, scheme, policy.weight_clip) else { return Ok(None) };
         let params = QuantParams::from_ranges_stored(scheme, &ranges, |scale| stored(tensor.dtype(), scale));
         params.map(Some).at(|| format!("initializer `{initializer}`"))

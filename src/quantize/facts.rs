@@ -6,7 +6,7 @@ use super::{KeptReport, Reformed, RoundRow, StepRow};
 use crate::error::Result;
 use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
-use crate::plan::{Part, Plan, Verdict};
+use crate::plan::{ConstantDecision, Part, Plan, Policy, StorageForm, Verdict};
 use crate::validate::OutputDrift;
 
 /// What `quantize` found. Everything in it was measured on the model that is returned.
@@ -26,6 +26,8 @@ pub struct Report {
     pub samples: Option<Split>,
     /// How many nodes are what.
     pub counts: Counts,
+    /// What weights became, with what they take.
+    pub weights: WeightFacts,
     /// Every node that was considered, in the graph's order.
     pub nodes: Vec<NodeRow>,
     /// The steps toward accuracy that were considered, in their order.
@@ -61,6 +63,57 @@ pub struct Split {
     pub shared: bool,
     /// Whether the calibration was done before, by samples that are not known here.
     pub before: bool,
+}
+
+/// What weights became.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WeightFacts {
+    /// The format, as users write it.
+    pub format: String,
+    /// How it is stored: `native` or `portable`.
+    pub storage: &'static str,
+    /// How many weights there are, tables whose rows are picked with them; one that is read in several places counts once.
+    pub numbers: u64,
+    /// Bits that a weight takes, with its share of scales, zero points and tables; `None` where there is none.
+    pub bits_per_weight: Option<f64>,
+}
+
+impl WeightFacts {
+    /// Of a plan for that graph, bodies included.
+    pub(super) fn of(graph: &Graph, plan: &Plan, policy: &Policy) -> Result<WeightFacts> {
+        let (numbers, bits) = taken(graph, plan)?;
+        Ok(WeightFacts {
+            format: policy.weight_format().to_string(),
+            storage: match policy.storage {
+                StorageForm::Native => "native",
+                StorageForm::Portable => "portable",
+            },
+            numbers,
+            bits_per_weight: (numbers > 0).then(|| bits as f64 / numbers as f64),
+        })
+    }
+}
+
+/// How many weights a plan stores, and in how many bits.
+fn taken(graph: &Graph, plan: &Plan) -> Result<(u64, u64)> {
+    let mut known: Vec<&ConstantDecision> = Vec::new();
+    let (mut numbers, mut bits) = (0, 0);
+    for decision in plan.constants.values().filter(|d| d.part == Part::Weight) {
+        let same = |d: &&ConstantDecision| d.initializer == decision.initializer && d.params == decision.params;
+        if known.iter().any(same) {
+            continue;
+        }
+        known.push(decision);
+        let dims = graph.constant_dims(&decision.initializer).unwrap_or_default();
+        let count = dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).product::<usize>();
+        numbers += count as u64;
+        bits += decision.params.bits(count);
+    }
+    for (&id, inner) in &plan.bodies {
+        let (n, b) = taken(&graph.body(id)?, inner)?;
+        (numbers, bits) = (numbers + n, bits + b);
+    }
+    Ok((numbers, bits))
 }
 
 /// How many nodes are what.

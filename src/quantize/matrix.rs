@@ -13,7 +13,7 @@ pub(super) struct Matrix<'w> {
     weights: Cow<'w, [f32]>,
     rows: usize,
     columns: usize,
-    pub grids: Vec<Grid>,
+    pub grids: Vec<Grid<'w>>,
     /// Where each grid stands among those of the weight.
     pub places: Vec<usize>,
     row_base: Vec<usize>,
@@ -22,7 +22,7 @@ pub(super) struct Matrix<'w> {
 
 impl<'w> Matrix<'w> {
     /// All matrices of a layer with these weights, and whether each has its grids for itself.
-    pub fn all(layer: &Layer, weights: &'w [f32]) -> Result<(Vec<Matrix<'w>>, bool)> {
+    pub fn all(layer: &'w Layer, weights: &'w [f32]) -> Result<(Vec<Matrix<'w>>, bool)> {
         let shape = layer.weight.shape();
         // The grid of each weight, as its granularity counts them.
         let mut grid_of = vec![0; weights.len()];
@@ -37,7 +37,7 @@ impl<'w> Matrix<'w> {
         Ok((matrices, alone))
     }
 
-    fn of(layer: &Layer, group: usize, weights: &'w [f32], grid_of: &[usize]) -> Matrix<'w> {
+    fn of(layer: &'w Layer, group: usize, weights: &'w [f32], grid_of: &[usize]) -> Matrix<'w> {
         let WeightMatrix { rows, columns, .. } = layer.matrix;
         let at = |row: usize, column: usize| grid_of[layer.matrix.place(group, row, column)];
         let first = if rows * columns > 0 { at(0, 0) } else { 0 };
@@ -77,14 +77,35 @@ impl<'w> Matrix<'w> {
         }
     }
 
-    /// The codes that stand for zeros.
+    /// The weights, row by row.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Gives it other weights, as many.
+    pub fn set_weights(&mut self, weights: Vec<f32>) {
+        debug_assert_eq!(weights.len(), self.weights.len());
+        self.weights = weights.into();
+    }
+
+    /// How many columns it has.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Gives the grids other scales, one each.
+    pub fn set_scales(&mut self, scales: Vec<f32>) {
+        self.grids.iter_mut().zip(scales).for_each(|(grid, scale)| grid.scale = scale);
+    }
+
+    /// The codes that stand for zeros, or come nearest.
     pub fn zeros(&self) -> Vec<i32> {
         let grid_of = self.row_base.iter().flat_map(|base| self.place.iter().map(move |place| base + place));
-        grid_of.map(|grid| self.grids[grid].zero).collect()
+        grid_of.map(|grid| self.grids[grid].code(0.0)).collect()
     }
 
     /// A matrix of at most `count` of its rows, evenly spread.
-    pub fn some_rows(&self, count: usize) -> Matrix<'static> {
+    pub fn some_rows(&self, count: usize) -> Matrix<'w> {
         let count = count.min(self.rows);
         let picks = (0..count).map(|i| i * self.rows / count);
         let row = |row: usize| &self.weights[row * self.columns..(row + 1) * self.columns];

@@ -7,6 +7,7 @@ mod matrix;
 mod ranges;
 mod reformed;
 mod reshape;
+mod retarget;
 mod rounding;
 mod shrink;
 mod solve;
@@ -34,7 +35,7 @@ use trial::Trial;
 
 pub use decide::{Decision, decide, decide_weights};
 pub(crate) use facts::rows as node_rows;
-pub use facts::{Counts, NodeRow, Report, Split, Stage};
+pub use facts::{Counts, NodeRow, Report, Split, Stage, WeightFacts};
 pub use ranges::learn_ranges;
 pub use reformed::Reformed;
 pub(crate) use reformed::{reformed, reformed_table, staying_table};
@@ -185,6 +186,7 @@ pub fn quantize_from(
 
     clock.stage("insert");
     let mut quantized = prepared;
+    let weights = WeightFacts::of(&quantized.graph, &plan, policy)?;
     pass::run(&Insert { plan: &plan }, &mut quantized, &mut cx)?;
     if let Emit::QOperator { contrib } = policy.emit
         && pass::run(&ToQOperator { contrib }, &mut quantized, &mut cx)? == 0
@@ -213,6 +215,7 @@ pub fn quantize_from(
         samples: (split.calibration + split.verification > 0).then_some(split),
         counts,
         nodes,
+        weights,
         steps: taken,
         kept,
         rounding,
@@ -365,7 +368,11 @@ fn decide_on<'a>(
         clock.stage("round");
         let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
         let source = rounding::Source { samples, picks: &picked, executor, events };
-        (weights, rounding) = rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), &source)?;
+        let decide = |model: &Model, weights: &Reconstructed| Plan::decide_with(&model.graph, ranges, policy, weights);
+        let partly = |weights: &Reconstructed| rounding::partly(&prepared, weights, decide, events);
+        let stages = policy.stages.map(|count| rounding::Stages { count: count.get(), partly: &partly });
+        (weights, rounding) =
+            rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), stages, &source)?;
         plan = Plan::decide_with(&prepared.graph, ranges, policy, &weights)?;
         // Codes that leave the mean to a bias count on it.
         corrects.into_iter().for_each(|step| step.taken = true);

@@ -112,6 +112,10 @@ impl Report {
                 t.fact("stored as codes", format!("{} weights", c.constants));
             }
         }
+        if let Some(bits) = self.weights.bits_per_weight {
+            let form = if self.weights.storage == "native" { "" } else { ", stored portably" };
+            t.fact("weights", format!("{}, {bits:.2} bits each with scales{form}", self.weights.format));
+        }
         for step in &self.steps {
             let gain = step.gain_db.map(|g| format!("{g:+.1} dB in trial"));
             let text = match (step.taken, step.places) {

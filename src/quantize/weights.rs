@@ -1,8 +1,10 @@
 //! Quantization without ranges: of weights alone, or of activations too by the range they have in each run. No samples,
 //! no engine, and no more memory than the largest weights take.
 
-use super::rounding::{Source, reconstruct};
-use super::{Clock, Listening, Quantized, Report, Split, check_patterns, facts, nothing_to_quantize, sign, split};
+use super::rounding::{Source, Stages, partly, reconstruct};
+use super::{
+    Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split,
+};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
@@ -10,7 +12,7 @@ use crate::model::{Model, Scratch};
 use crate::pass::{
     self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
 };
-use crate::plan::{Mode, Plan, Policy, Switch, opset_of_weights};
+use crate::plan::{Mode, Plan, Policy, Reconstructed, Switch, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -68,6 +70,7 @@ fn without_ranges(
     clock.stage("plan");
     let mut plan = Plan::of_weights(&quantized.graph, policy, mode)?;
     let (counts, nodes) = (facts::count(&plan), facts::rows(&quantized.graph, &plan)?);
+    let weights = WeightFacts::of(&quantized.graph, &plan, policy)?;
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
     }
@@ -82,8 +85,15 @@ fn without_ranges(
         clock.stage("round");
         let source = Source { samples, picks: &picks.0, executor, events: &events };
         let corrects = policy.steps.correct_bias != Switch::Off;
-        let (weights, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, &source)?;
-        plan.take_weights(&weights);
+        let decide = |_: &Model, weights: &Reconstructed| {
+            let mut plan = plan.clone();
+            plan.take_weights(weights);
+            Ok(plan)
+        };
+        let partly = |weights: &Reconstructed| partly(&quantized, weights, decide, &events);
+        let stages = policy.stages.map(|count| Stages { count: count.get(), partly: &partly });
+        let (chosen, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, stages, &source)?;
+        plan.take_weights(&chosen);
         rounding = rows;
         if corrects {
             pass::run(&CorrectBias { plan: &plan }, &mut quantized, &mut cx)?;
@@ -118,6 +128,7 @@ fn without_ranges(
         }),
         counts,
         nodes,
+        weights,
         steps: Vec::new(),
         kept: None,
         rounding,

@@ -19,7 +19,7 @@
 use multiversion::multiversion;
 
 use super::algebra;
-use super::problem::{Panel, Problem, code_of, real};
+use super::problem::{Panel, Problem, around, real};
 
 /// How AdaRound goes about it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,9 +78,7 @@ pub(super) fn round<'a>(
     let n = problem.columns;
     let ends = |row: usize, column: usize| {
         let grid = problem.grid(row, column);
-        let steps = (f64::from(problem.row(row)[column]) / f64::from(grid.scale)).floor();
-        let at = |steps: f64| code_of(grid, steps * f64::from(grid.scale));
-        (at(steps), at(steps + 1.0))
+        around(grid, f64::from(problem.row(row)[column]))
     };
     let none = || Vec::with_capacity(rows * n);
     let (mean, square) = (vec![0.0; rows * n], vec![0.0; rows * n]);
@@ -218,7 +216,7 @@ mod tests {
     fn every_height_ends_at_a_code() {
         // One weight, all alone: up or down, whichever is nearer.
         for part in [0.02, 0.3, 0.45, 0.55, 0.9] {
-            let grid = crate::number::Grid { scale: 0.5, zero: 0, lowest: -8, highest: 7 };
+            let grid = crate::number::Grid::linear(0.5, 0, -8, 7);
             let grid_of = super::super::GridOf { row_base: &[0], place: &[0] };
             let weights = [(2.0 + part) * 0.5];
             let problem = Problem { weights: &weights, rows: 1, columns: 1, grids: &[grid], grid_of, moments: &[3.0] };

@@ -10,7 +10,7 @@
 //! starts from codes, not from float weights; the slope is kept, not made anew; and where columns stop moving one at a
 //! time, two of them move together (`pairs.rs`), or short rows are searched to the end (`exact.rs`).
 
-use super::problem::{Panel, code_of, real};
+use super::problem::{Panel, between, code_of, real};
 use super::{exact, pairs};
 
 /// How far a polish goes.
@@ -39,7 +39,8 @@ pub(super) fn polish(panel: &mut Panel, effort: Effort) {
     descend(panel, &diagonal, effort.sweeps);
     if panel.problem.columns <= effort.exact.0 {
         exact::search(panel, &diagonal, effort.exact.1);
-    } else {
+    } else if panel.problem.grids.iter().all(|g| g.table.is_none()) {
+        // Pairs move by steps of one size, which tables do not have.
         pairs::descend(panel, &diagonal, effort);
     }
 }
@@ -81,12 +82,12 @@ fn settle(panel: &mut Panel, row: usize, column: usize, h: f64) -> bool {
     let grid = panel.grid(row, column);
     let scale = f64::from(grid.scale);
     // Most weights stay: then the slope is within half a step.
-    if slope.abs() <= 0.5 * scale * h {
+    if grid.table.is_none() && slope.abs() <= 0.5 * scale * h {
         return false;
     }
     let now = panel.codes[at];
     let code = code_of(grid, real(grid, now) - slope / h);
-    let by = (f64::from(code) - f64::from(now)) * scale;
+    let by = between(grid, now, code);
     let better = by * (2.0 * slope + by * h) < -NOISE * h * scale * scale;
     if better {
         panel.set(row, column, code);

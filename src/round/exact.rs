@@ -58,7 +58,7 @@ pub(super) fn search(panel: &mut Panel, diagonal: &[f64], steps: usize) {
 /// The state of a search of one row.
 struct Search<'a> {
     triangle: &'a DMatrix<f64>,
-    grids: Vec<Grid>,
+    grids: Vec<Grid<'a>>,
     weights: Vec<f64>,
     codes: Vec<i32>,
     errors: Vec<f64>,

@@ -12,7 +12,7 @@ pub struct Made {
     pub weights: Vec<f32>,
     pub rows: usize,
     pub columns: usize,
-    pub grids: Vec<Grid>,
+    pub grids: Vec<Grid<'static>>,
     pub row_base: Vec<usize>,
     pub place: Vec<usize>,
     /// The inputs, `[samples, columns]`.
@@ -44,13 +44,13 @@ impl Kind {
         Kind { bits, signed: true, symmetric: true, narrow: false, shared: Shared::Row }
     }
 
-    fn fit(&self, weights: impl Iterator<Item = f32>) -> Grid {
+    fn fit(&self, weights: impl Iterator<Item = f32>) -> Grid<'static> {
         let (low, high) = weights.fold((0f32, 0f32), |(low, high), w| (low.min(w), high.max(w)));
         let format = if self.signed { Format::INT8 } else { Format::UINT8 };
         let min = if self.signed { -(1 << (self.bits - 1)) } else { 0 };
         let format = Format { min, max: min + (1 << self.bits) - 1, bits: self.bits as _, ..format };
         let granularity = Granularity::Tensor;
-        let scheme = Scheme { format, symmetric: self.symmetric, narrow: self.narrow, granularity };
+        let scheme = Scheme { narrow: self.narrow, ..Scheme::new(format, self.symmetric, granularity) };
         Grid::fit(&scheme, Range::new(low, high).unwrap())
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::algebra;
 use crate::error::{Error, ErrorKind, Result};
-use crate::number::Grid;
+use crate::number::{Grid, nearest};
 
 /// Which grid a weight is on: `grids[row_base[row] + place[column]]`.
 ///
@@ -31,7 +31,7 @@ pub struct Problem<'a> {
     /// How many inputs of each output.
     pub columns: usize,
     /// The grids of the weights.
-    pub grids: &'a [Grid],
+    pub grids: &'a [Grid<'a>],
     /// Which weight is on which of them.
     pub grid_of: GridOf<'a>,
     /// The second moments of the input, `[columns, columns]`: symmetric, positive semidefinite up to rounding. Inputs that
@@ -42,10 +42,10 @@ pub struct Problem<'a> {
 /// So many rows of a panel: enough for a matrix product to be worth its preparation, few enough to stay in the cache.
 const PANEL: usize = 128;
 
-impl Problem<'_> {
+impl<'a> Problem<'a> {
     /// The grid of a weight.
     #[inline]
-    pub(super) fn grid(&self, row: usize, column: usize) -> Grid {
+    pub(super) fn grid(&self, row: usize, column: usize) -> Grid<'a> {
         self.grids[self.grid_of.row_base[row] + self.grid_of.place[column]]
     }
 
@@ -103,6 +103,9 @@ impl Problem<'_> {
             if !(grid.scale.is_finite() && grid.scale > 0.0) {
                 return wrong(format!("scale {} of grid {i} is not a positive finite number", grid.scale));
             }
+            if grid.table.is_some_and(|t| t.is_empty() || (grid.lowest, grid.highest) != (0, t.len() as i32 - 1)) {
+                return wrong(format!("grid {i} has codes {} to {} that miss its table", grid.lowest, grid.highest));
+            }
             if grid.lowest > grid.highest {
                 return wrong(format!("grid {i} has no codes: {} to {}", grid.lowest, grid.highest));
             }
@@ -118,15 +121,48 @@ impl Problem<'_> {
     }
 }
 
+/// What a code stands for before the scale, in f64.
+#[inline]
+pub(super) fn level(grid: Grid<'_>, code: i32) -> f64 {
+    match grid.table {
+        Some(table) => usize::try_from(code).ok().and_then(|c| table.get(c)).map_or(f64::NAN, |&level| level.into()),
+        None => f64::from(code) - f64::from(grid.zero),
+    }
+}
+
 /// The real number of a code, in f64.
 #[inline]
-pub(super) fn real(grid: Grid, code: i32) -> f64 {
-    (f64::from(code) - f64::from(grid.zero)) * f64::from(grid.scale)
+pub(super) fn real(grid: Grid<'_>, code: i32) -> f64 {
+    level(grid, code) * f64::from(grid.scale)
+}
+
+/// The real number of a code after that of another, in f64.
+#[inline]
+pub(super) fn between(grid: Grid, from: i32, to: i32) -> f64 {
+    match grid.table {
+        Some(_) => real(grid, to) - real(grid, from),
+        None => (f64::from(to) - f64::from(from)) * f64::from(grid.scale),
+    }
+}
+
+/// The codes of the numbers nearest to a real number on both sides of it; both of the end where it lies beyond.
+pub(super) fn around(grid: Grid, x: f64) -> (i32, i32) {
+    let steps = x / f64::from(grid.scale);
+    if let Some(table) = grid.table {
+        let above = (table.partition_point(|&level| f64::from(level) <= steps) as i32).min(grid.highest);
+        let below = (above - 1).max(grid.lowest);
+        return if steps >= f64::from(table[table.len() - 1]) { (grid.highest, grid.highest) } else { (below, above) };
+    }
+    let at = |steps: f64| code_of(grid, steps * f64::from(grid.scale));
+    (at(steps.floor()), at(steps.floor() + 1.0))
 }
 
 /// The code nearest to a real number, in f64, ties to even.
 #[inline]
 pub(super) fn code_of(grid: Grid, x: f64) -> i32 {
+    if let Some(table) = grid.table {
+        return nearest(table, x / f64::from(grid.scale)) as i32;
+    }
     let steps = (x / f64::from(grid.scale)).round_ties_even() + f64::from(grid.zero);
     steps.max(f64::from(grid.lowest)).min(f64::from(grid.highest)) as i32
 }
@@ -184,7 +220,7 @@ impl<'a> Panel<'a> {
 
     /// The grid of a weight.
     #[inline]
-    pub(super) fn grid(&self, row: usize, column: usize) -> Grid {
+    pub(super) fn grid(&self, row: usize, column: usize) -> Grid<'a> {
         self.problem.grid(self.start + row, column)
     }
 
@@ -213,7 +249,7 @@ impl<'a> Panel<'a> {
     pub(super) fn set(&mut self, row: usize, column: usize, code: i32) {
         let columns = self.problem.columns;
         let at = row * columns + column;
-        let by = (f64::from(code) - f64::from(self.codes[at])) * f64::from(self.grid(row, column).scale);
+        let by = between(self.grid(row, column), self.codes[at], code);
         self.codes[at] = code;
         self.errors[at] += by;
         algebra::add_times(&mut self.slopes[row * columns..(row + 1) * columns], self.problem.moment(column), by);

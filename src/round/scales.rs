@@ -25,31 +25,20 @@ const FACTORS: std::ops::RangeInclusive<usize> = 6..=24;
 /// What they are multiples of.
 const FACTOR: f64 = 0.05;
 /// So many rows are searched together.
-const TOGETHER: usize = 192;
+pub(super) const TOGETHER: usize = 192;
 
 /// The given grids with scales that leave a smaller objective when each weight takes its nearest code; where none does, as
 /// they were.
 ///
 /// Rows that share one of their grids must share all of them, in the same order (`row_base`). Errors as
 /// [`round`](super::round), and when rows share some grids only.
-pub fn seek_scales(problem: &Problem) -> Result<Vec<Grid>> {
-    problem.check()?;
+pub fn seek_scales<'a>(problem: &Problem<'a>) -> Result<Vec<Grid<'a>>> {
+    let (places, teams) = teams(problem)?;
     let mut grids = problem.grids.to_vec();
-    // Rows by the first of their grids: those that share their grids are searched together.
-    let places = problem.grid_of.place.iter().max().map_or(0, |last| last + 1);
-    let mut rows: Vec<usize> = (0..problem.rows).collect();
-    rows.sort_by_key(|&row| problem.grid_of.row_base[row]);
-    let teams: Vec<&[usize]> =
-        rows.chunk_by(|&a, &b| problem.grid_of.row_base[a] == problem.grid_of.row_base[b]).collect();
-    let base = |team: &[usize]| team.first().map_or(0, |&row| problem.grid_of.row_base[row]);
-    if let Some(pair) = teams.windows(2).find(|pair| base(pair[1]) - base(pair[0]) < places) {
-        let what = format!("rows from grid {} and from grid {} share some of {places}", base(pair[0]), base(pair[1]));
-        return Err(Error::new(ErrorKind::Unsupported, what).hint("give rows the same grids or none in common"));
-    }
     // So many teams that their rows are worth a matrix product.
     let wanted = problem.rows.div_ceil(2).min(TOGETHER);
     let together = (wanted * teams.len()).div_ceil(problem.rows.max(1));
-    let found: Vec<Vec<(usize, Grid)>> =
+    let found: Vec<Vec<(usize, Grid<'a>)>> =
         teams.par_chunks(together.max(1)).map(|teams| Search::of(problem, teams, places).run()).collect();
     for (at, grid) in found.into_iter().flatten() {
         grids[at] = grid;
@@ -57,9 +46,27 @@ pub fn seek_scales(problem: &Problem) -> Result<Vec<Grid>> {
     Ok(grids)
 }
 
+/// How many grids lie along a row, and the rows that share theirs, by the first of them.
+///
+/// Errors as [`round`](super::round), and when rows share some grids only.
+pub(super) fn teams(problem: &Problem) -> Result<(usize, Vec<Vec<usize>>)> {
+    problem.check()?;
+    let places = problem.grid_of.place.iter().max().map_or(0, |last| last + 1);
+    let base = |row: usize| problem.grid_of.row_base[row];
+    let mut rows: Vec<usize> = (0..problem.rows).collect();
+    rows.sort_by_key(|&row| base(row));
+    let teams: Vec<Vec<usize>> = rows.chunk_by(|&a, &b| base(a) == base(b)).map(<[usize]>::to_vec).collect();
+    if let Some(pair) = teams.windows(2).find(|pair| base(pair[1][0]) - base(pair[0][0]) < places) {
+        let what =
+            format!("rows from grid {} and from grid {} share some of {places}", base(pair[0][0]), base(pair[1][0]));
+        return Err(Error::new(ErrorKind::Unsupported, what).hint("give rows the same grids or none in common"));
+    }
+    Ok((places, teams))
+}
+
 /// The search for some teams of rows. A team shares its grids.
-struct Search<'a> {
-    problem: &'a Problem<'a>,
+struct Search<'p, 'a> {
+    problem: &'p Problem<'a>,
     /// The rows of all teams, one team after the other.
     rows: Vec<usize>,
     /// The team of each row.
@@ -69,7 +76,7 @@ struct Search<'a> {
     /// The columns on each place.
     columns: Vec<Vec<usize>>,
     /// The grids of each team, `[teams, places]`.
-    grids: Vec<Grid>,
+    grids: Vec<Grid<'a>>,
     /// `W' - W` and `(W' - W) H` of the grids so far, `[rows, columns]`.
     errors: Vec<f64>,
     slopes: Vec<f64>,
@@ -85,8 +92,8 @@ struct Outcome {
     along: f64,
 }
 
-impl<'a> Search<'a> {
-    fn of(problem: &'a Problem<'a>, teams: &[&[usize]], places: usize) -> Search<'a> {
+impl<'p, 'a> Search<'p, 'a> {
+    fn of(problem: &'p Problem<'a>, teams: &[Vec<usize>], places: usize) -> Search<'p, 'a> {
         let rows: Vec<usize> = teams.concat();
         let team = teams.iter().enumerate().flat_map(|(t, rows)| vec![t; rows.len()]).collect();
         let bases: Vec<usize> =
@@ -124,7 +131,7 @@ impl<'a> Search<'a> {
     }
 
     /// The grids that are better than the given ones, and where they belong.
-    fn run(mut self) -> Vec<(usize, Grid)> {
+    fn run(mut self) -> Vec<(usize, Grid<'a>)> {
         let places = self.columns.len();
         let given = (self.grids.clone(), self.costs());
         for place in 0..places {
@@ -168,11 +175,11 @@ impl<'a> Search<'a> {
         let block = block.into_iter().map(|h| (h / unit) as f32).collect();
         let place_of = Place { block, unit, others, weights, target, team: &self.team, size };
         let places = self.columns.len();
-        let given: Vec<Grid> = (0..self.bases.len()).map(|t| self.grids[t * places + place]).collect();
-        let mut best: Vec<(Grid, Outcome)> = given.iter().copied().zip(place_of.outcomes(&given)).collect();
-        let attempt = |best: &mut Vec<(Grid, Outcome)>, scale: &dyn Fn(usize, (Grid, Outcome)) -> f64| {
-            let scaled = |(t, now): (usize, &(Grid, Outcome))| with_scale(now.0, scale(t, *now));
-            let grids: Vec<Grid> = best.iter().enumerate().map(scaled).collect();
+        let given: Vec<Grid<'a>> = (0..self.bases.len()).map(|t| self.grids[t * places + place]).collect();
+        let mut best: Vec<(Grid<'a>, Outcome)> = given.iter().copied().zip(place_of.outcomes(&given)).collect();
+        let attempt = |best: &mut Vec<(Grid<'a>, Outcome)>, scale: &dyn Fn(usize, (Grid, Outcome)) -> f64| {
+            let scaled = |(t, now): (usize, &(Grid<'a>, Outcome))| with_scale(now.0, scale(t, *now));
+            let grids: Vec<Grid<'a>> = best.iter().enumerate().map(scaled).collect();
             let outcomes = place_of.outcomes(&grids);
             let mut helped = false;
             for ((now, grid), outcome) in best.iter_mut().zip(grids).zip(outcomes) {
@@ -229,7 +236,7 @@ impl<'a> Search<'a> {
 }
 
 /// The grid with another scale, which is a positive finite number.
-fn with_scale(grid: Grid, scale: f64) -> Grid {
+pub(super) fn with_scale(grid: Grid<'_>, scale: f64) -> Grid<'_> {
     Grid { scale: (scale as f32).clamp(f32::MIN_POSITIVE, f32::MAX), ..grid }
 }
 

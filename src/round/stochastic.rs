@@ -9,7 +9,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use super::Attempt;
-use super::problem::{Panel, Problem, code_of};
+use super::problem::{Panel, Problem, around, between, real};
 
 /// The draw of each row from `start` on that costs least. A row's draws depend on its number and the seed.
 pub(super) fn round(problem: &Problem, start: usize, rows: usize, tries: u32, seed: u64) -> Attempt {
@@ -27,10 +27,10 @@ pub(super) fn round(problem: &Problem, start: usize, rows: usize, tries: u32, se
         for (row, draw) in draws.iter_mut().enumerate() {
             for (column, &w) in problem.row(start + row).iter().enumerate() {
                 let grid = problem.grid(start + row, column);
-                let steps = f64::from(w) / f64::from(grid.scale);
-                let up = draw.random::<f64>() < steps - steps.floor();
-                let to = if up { steps.ceil() } else { steps.floor() };
-                drawn.push(code_of(grid, to * f64::from(grid.scale)));
+                let (low, high) = around(grid, w.into());
+                let (below, gap) = (f64::from(w) - real(grid, low), between(grid, low, high));
+                let up = draw.random::<f64>() < if gap > 0.0 { below / gap } else { 0.0 };
+                drawn.push(if up { high } else { low });
             }
         }
         let panel = Panel::of(problem, start..start + rows, |row, column| drawn[(row - start) * columns + column]);

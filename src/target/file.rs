@@ -85,7 +85,7 @@ impl Target {
         }
         let lists = [
             ("activation_formats", self.activations, &self.activation_formats, 8..=16),
-            ("weight_formats", self.weights, &self.weight_formats, 2..=8),
+            ("weight_formats", self.weights, &self.weight_formats, 1..=16),
         ];
         for (key, own, formats, bits) in lists {
             if let Some(f) = formats.iter().find(|f| !bits.contains(&f.bits)) {

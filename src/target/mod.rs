@@ -4,6 +4,7 @@
 //! listed in [`Target::all`], one file each with its sources; users write others as TOML ([`Target::from_toml`]).
 
 mod file;
+mod formats;
 mod openvino;
 mod ort_arm;
 mod ort_cpu;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::number::{Format, QuantParams};
 
+pub use formats::{FormatRow, format_table, onnxruntime_runs, tract_runs};
 pub use openvino::OPENVINO;
 pub use ort_arm::ORT_ARM;
 pub use ort_cpu::ORT_CPU;
@@ -57,6 +59,8 @@ pub struct Target {
     pub weights: Format,
     /// The formats that weights may have.
     pub weight_formats: Vec<Format>,
+    /// DequantizeLinear takes powers of two, float8e8m0, as scales of blocks.
+    pub power_scales: bool,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
     /// The operators whose weights have one scale all the same.

@@ -22,7 +22,11 @@ pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
     symmetric_activations: false,
     minimum_range: 0.0,
     weights: Format::INT8,
-    weight_formats: Format::ALL.into_iter().filter(|f| f.bits <= 8).collect(),
+    // Of the tables it has kernels for all types but float4e2m1.
+    weight_formats: (Format::ALL.into_iter().filter(|f| f.bits <= 16))
+        .chain(Format::TABLES.into_iter().filter(|&f| f != Format::E2M1))
+        .collect(),
+    power_scales: false,
     per_channel: true,
     per_tensor_operators: names([]),
     narrow_weights: true,

@@ -23,6 +23,7 @@ pub static QNN: LazyLock<Target> = LazyLock::new(|| Target {
     minimum_range: 1e-4,
     weights: Format::INT8,
     weight_formats: vec![Format::INT8, Format::UINT8, Format::INT4],
+    power_scales: false,
     per_channel: true,
     per_tensor_operators: names(["MatMul"]),
     narrow_weights: true,

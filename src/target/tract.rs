@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::{Attention, BiasForm, Placement, ResidualAdd, Target, names};
-use crate::number::Format;
+use crate::number::{Format, Storage};
 
 /// tract 0.23.9. It computes what lies between Q/DQ in float, so that the model becomes small and not fast, and each pair
 /// costs time: there are few. It reads formats of 8 bits alone. Its rewrite of DequantizeLinear, one operator and
@@ -18,7 +18,10 @@ pub static TRACT: LazyLock<Target> = LazyLock::new(|| Target {
     symmetric_activations: false,
     minimum_range: 0.0,
     weights: Format::INT8,
-    weight_formats: vec![Format::INT8, Format::UINT8],
+    weight_formats: ([Format::INT8, Format::UINT8].into_iter())
+        .chain(Format::TABLES.into_iter().filter(|f| f.storage == Storage::U8))
+        .collect(),
+    power_scales: false,
     per_channel: true,
     per_tensor_operators: names([]),
     narrow_weights: true,

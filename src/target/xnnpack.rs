@@ -21,6 +21,7 @@ pub static XNNPACK: LazyLock<Target> = LazyLock::new(|| Target {
     minimum_range: 0.0,
     weights: Format::INT8,
     weight_formats: vec![Format::INT8, Format::INT4],
+    power_scales: false,
     per_channel: true,
     per_tensor_operators: names([]),
     narrow_weights: true,

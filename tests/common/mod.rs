@@ -194,6 +194,12 @@ pub fn emit_alike(name: &str, one: &Model, other: &Model, samples: &dyn Samples,
     hand_over(name, one, other, samples, "quantum", quantum.into());
 }
 
+/// Hands two models to the cross-check that give the same, bit for bit: weights stored portably, and natively, which
+/// ONNX Runtime runs or not.
+pub fn emit_storage(name: &str, portable: &Model, native: &Model, samples: &dyn Samples, runs: bool) {
+    hand_over(name, portable, native, samples, "storage", if runs { "runs" } else { "does not run" }.into());
+}
+
 fn hand_over(
     name: &str,
     float: &Model,

@@ -1,0 +1,102 @@
+//! From the numbers of a tensor to the parameters of a scheme, whatever its format.
+
+use rayon::prelude::*;
+
+use super::cluster::{binary, means, ternary};
+use super::{Format, Granularity, Grid, Levels, QuantParams, Range, Scheme};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where ranges of numbers end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Clip {
+    /// At the extremes.
+    #[default]
+    Max,
+    /// Where the sum of the squared errors is least, as far as a search along one factor finds.
+    Best,
+}
+
+/// Parts of the extremes that are tried as ends of a range, on the way to the best.
+const FACTORS: usize = 32;
+
+/// The parameters of a scheme for a tensor of this shape, from its numbers.
+///
+/// Ternary and binary scales and tables of means are the best there are, whatever the clip; means of clusters are exact, or
+/// found from the seed 0 ([`means`](super::means)). Elsewhere ranges end where the clip says, and scales take the form of
+/// the scheme, `stored` included ([`Scheme::fit_stored`]).
+///
+/// Errors when the axis is outside the shape, and when a number is not finite.
+pub fn fit(
+    x: &[f32],
+    shape: &[usize],
+    scheme: &Scheme,
+    clip: Clip,
+    stored: impl Fn(f32) -> f32 + Sync,
+) -> Result<QuantParams> {
+    if let Some(bad) = x.iter().find(|x| !x.is_finite()) {
+        return Err(Error::new(ErrorKind::InvalidModel, format!("it holds {bad}, which is not finite")));
+    }
+    let groups = gather(x, shape, scheme.granularity)?;
+    if scheme.format.levels.is_fitted() {
+        let tables: Vec<Vec<f32>> = groups.par_iter().map(|x| table(x, scheme.format)).collect();
+        return QuantParams::with_tables(scheme.format, scheme.granularity, tables.concat());
+    }
+    let ranges: Vec<Range> = groups.par_iter().map(|x| range(x, scheme, clip)).collect();
+    QuantParams::of_shape(scheme, shape, &ranges, stored)
+}
+
+/// The numbers of each group, in the order of the groups.
+pub fn gather(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<Vec<Vec<f32>>> {
+    let mut groups = vec![Vec::new(); granularity.groups(shape)?];
+    granularity.each_run(shape, |span, of| match of.len() {
+        1 => groups[of.start].extend_from_slice(&x[span]),
+        _ => x[span].iter().zip(of).for_each(|(&x, group)| groups[group].push(x)),
+    })?;
+    Ok(groups)
+}
+
+/// The table of a group, of the format's length.
+fn table(x: &[f32], format: Format) -> Vec<f32> {
+    if format.levels == Levels::TwoScales {
+        let side = |sign: f32| ternary(x.iter().map(|&x| (sign * x).max(0.0)));
+        return vec![-side(-1.0), 0.0, side(1.0)];
+    }
+    means(x, None, format.max as usize + 1, 0)
+}
+
+/// The range of a group.
+fn range(x: &[f32], scheme: &Scheme, clip: Clip) -> Range {
+    let (low, high) = x.iter().fold((0f32, 0f32), |(low, high), &x| (low.min(x), high.max(x)));
+    let whole = Range::new(low, high).unwrap_or(Range::ZERO);
+    let scaled = |by: f32| Range::new(low * by, high * by).unwrap_or(whole);
+    let around = |size: f32| Range::new(-size, size).unwrap_or(whole);
+    match (scheme.format.levels, clip) {
+        (Levels::Ternary, _) => around(ternary(x.iter().copied())),
+        (Levels::Binary, _) => around(binary(x)),
+        (_, Clip::Max) => whole,
+        (_, Clip::Best) if whole.magnitude() == 0.0 => whole,
+        (_, Clip::Best) => {
+            let loss = |range: Range| {
+                let grid = Grid::fit(scheme, range);
+                x.iter().map(|&x| (f64::from(x) - f64::from(grid.real(grid.code(x)))).powi(2)).sum::<f64>()
+            };
+            let better = |best: (f64, f32), by: f32| {
+                let loss = loss(scaled(by));
+                if loss < best.0 { (loss, by) } else { best }
+            };
+            let whole = (loss(whole), 1.0);
+            if scheme.scales.is_power() {
+                return scaled([0.5, 2.0, 0.25].into_iter().fold(whole, better).1);
+            }
+            let step = 1.0 / FACTORS as f32;
+            let coarse = (1..FACTORS).map(|i| 1.0 - i as f32 * step).fold(whole, better);
+            // Ranges past the extremes help formats whose largest number has a far neighbour.
+            let coarse = (1..FACTORS / 4).map(|i| 1.0 + i as f32 * step).fold(coarse, better);
+            let closer = |best: (f64, f32), part: f32| {
+                let at = best.1;
+                [at - part * step, at + part * step].into_iter().filter(|&by| by > 0.0).fold(best, better)
+            };
+            scaled([0.5, 0.25, 0.125].into_iter().fold(coarse, closer).1)
+        }
+    }
+}
