@@ -38,6 +38,7 @@ split            84 calibrate, 16 others verify
 nodes            16 quantized, 9 absorbed into ranges, 0 float
 stored as codes  12 constants, 12 biases
 Q/DQ pairs       16
+weights          int8, 8.70 bits each with scales
 equalize         3 places, +0.8 dB in trial
 absorb-bias      nothing to do
 smooth           nothing to do
@@ -86,6 +87,7 @@ fn quantize_prints_json_and_markdown() {
         "samples",
         "counts",
         "nodes",
+        "weights",
         "steps",
         "rounding",
         "reformed",
@@ -349,7 +351,7 @@ fn options_choose_the_formats() {
         let mut stored = dequantized.filter_map(|(_, n)| written.graph.constant(n.input_at(0)?).ok()?);
         assert!(stored.any(|w| w.shape() == [16, 1, 3, 3] && w.dtype() == weights), "{options:?}");
     }
-    for wrong in [["--activations", "int4"], ["--weights", "int16"], ["--target", "moon"]] {
+    for wrong in [["--activations", "int4"], ["--weights", "int9"], ["--target", "moon"]] {
         desk.quantize_digits(&[&wrong[..], &["--force"]].concat()).is_usage();
     }
 }

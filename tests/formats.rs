@@ -29,10 +29,8 @@ fn products() -> Model {
     w[8] = 1e-5;
     (0..INPUTS).for_each(|i| w[i * OUTPUTS + 3] = 0.0);
     let v = noise(2, INPUTS * OUTPUTS);
-    let nodes = vec![
-        node("MatMul", "x w", "y", &[]),
-        node("Gemm", "x v", "z", &[qdq::model::attribute::int("transB", 1)]),
-    ];
+    let nodes =
+        vec![node("MatMul", "x w", "y", &[]), node("Gemm", "x v", "z", &[qdq::model::attribute::int("transB", 1)])];
     let constants = vec![common::floats("w", &[INPUTS, OUTPUTS], &w), common::floats("v", &[OUTPUTS, INPUTS], &v)];
     let shape: &[usize] = &[INPUTS, OUTPUTS];
     model(13, &[INPUTS, INPUTS], nodes, constants, &[("y", shape), ("z", shape)])

@@ -4,7 +4,8 @@
 use ndarray::ArrayD;
 use ndarray_npy::NpzWriter;
 use qdq::number::{
-    Clip, Distribution, Format, Minifloat, Storage, WeightFormat, decibels, dequantize, fit, pack, quantize, rounding_loss,
+    Clip, Distribution, Format, Minifloat, Storage, WeightFormat, decibels, dequantize, fit, pack, quantize,
+    rounding_loss,
 };
 
 /// Numbers around everything that a format rounds: each finite number, what lies half-way to the next, their neighbours in
@@ -17,7 +18,14 @@ fn probes(float: Minifloat) -> Vec<f32> {
     reals.extend(middles);
     let near = |x: f32| [x, x.next_up(), x.next_down()];
     let mut x: Vec<f32> = reals.into_iter().flat_map(near).collect();
-    x.extend([largest * 1.01, largest * 1.0625, -largest * 1.5, f32::MAX.min(largest * 1e6), least / 3.0, -least / 3.0]);
+    x.extend([
+        largest * 1.01,
+        largest * 1.0625,
+        -largest * 1.5,
+        f32::MAX.min(largest * 1e6),
+        least / 3.0,
+        -least / 3.0,
+    ]);
     x.extend([f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0, -0.0]);
     x.extend(Distribution::Laplace.draw(5000, 3).into_iter().map(|x| x * largest.min(1e30) / 8.0));
     x.extend(Distribution::Laplace.draw(5000, 4).into_iter().map(|x| x * least.max(1e-30) * 8.0));

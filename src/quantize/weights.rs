@@ -2,7 +2,9 @@
 //! no engine, and no more memory than the largest weights take.
 
 use super::rounding::{Source, reconstruct};
-use super::{Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split};
+use super::{
+    Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split,
+};
 use crate::error::Result;
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
