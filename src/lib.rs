@@ -39,7 +39,7 @@
 //! | [`quantize`] | the way of the data, top to bottom |
 //! | [`explain`] | what becomes of everything in a model, and why |
 //! | [`dequantize`] | the way back |
-//! | [`convert`] | from QDQ to QOperator form, and back |
+//! | [`convert`] | from QDQ to QOperator form and back; from float32 to float16 and bfloat16 |
 //!
 //! # Invariants
 //!

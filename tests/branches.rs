@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use qdq::events::Silent;
 use qdq::exec::Tract;
 use qdq::model::{AttributeProto, DataType, Graph, GraphProto, Linear, Model, NodeExt, NodeProto, Tensor, TensorProto};
+use qdq::number::Format;
 use qdq::pass::{self, Context};
 use qdq::plan::{Patterns, Policy};
 use qdq::proto::attribute_proto::AttributeType;
@@ -282,10 +283,21 @@ fn bodies_compute_in_integers_and_with_packed_weights() {
     assert!(made.report.outputs.iter().all(|o| o.sqnr_db.unwrap() > 25.0), "{:?}", made.report.outputs);
     emit("branches_loop_dynamic", &float, &made.model, &samples, &made.report.outputs);
 
-    let policy = Policy { emit: Emit::MatMulNBits, block_size: NonZeroUsize::new(16), ..policy() };
-    let made = quantize_weights(&float, &policy, None, None, &Silent).unwrap();
-    assert_eq!((made.report.counts.weight_only, count(&made.model, "MatMulNBits")), (2, 2));
-    assert_eq!(count(&made.model, "DequantizeLinear"), 0);
+    let packed = Policy { emit: Emit::MatMulNBits, block_size: NonZeroUsize::new(16), ..policy() };
+    for (weights, least) in [(Format::UINT8, 35.0), (Format::UINT4, 15.0)] {
+        let policy = |policy: &Policy| Policy { weights, ..policy.clone() };
+        let made = quantize_weights(&float, &policy(&packed), verify, None, &Silent).unwrap();
+        assert_eq!((made.report.counts.weight_only, count(&made.model, "MatMulNBits")), (2, 2));
+        assert_eq!(count(&made.model, "DequantizeLinear"), 0);
+        let reached = |made: &Quantized| made.report.outputs.iter().map(|o| o.sqnr_db.unwrap()).collect::<Vec<f64>>();
+        assert!(reached(&made).iter().all(|&db| db > least), "{weights:?}: {:?}", made.report.outputs);
+        emit(&format!("branches_loop_packed_{}", weights.name), &float, &made.model, &samples, &made.report.outputs);
+
+        // The same codes behind DequantizeLinear, in blocks, which engines do not know.
+        let blocks = Policy { emit: Emit::Qdq, ..policy(&packed) };
+        let same = quantize_weights(&float, &blocks, verify, None, &Silent).unwrap();
+        assert!(count(&same.model, "DequantizeLinear") == 2 && reached(&same) == reached(&made));
+    }
 }
 
 /// What the dynamo exporter of PyTorch writes: functions that call functions, attributes handed through, Constant nodes

@@ -38,7 +38,7 @@ split            84 calibrate, 16 others verify
 nodes            16 quantized, 9 absorbed into ranges, 0 float
 stored as codes  12 constants, 12 biases
 Q/DQ pairs       16
-weights          int8, 8.70 bits each with scales
+weights          int8, 9.27 bits each with scales
 equalize         3 places, +0.8 dB in trial
 absorb-bias      nothing to do
 smooth           nothing to do
@@ -86,9 +86,10 @@ fn quantize_prints_json_and_markdown() {
         "size",
         "samples",
         "counts",
-        "nodes",
         "weights",
+        "nodes",
         "steps",
+        "kept",
         "rounding",
         "reformed",
         "skipped",

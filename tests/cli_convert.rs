@@ -118,3 +118,50 @@ fn quantize_emits_operators_on_codes() {
     desk.quantize_digits(&["--force", "--emit", "qoperator", "--mode", "weights"])
         .is_error_with_hint("operators on codes take quantized activations");
 }
+
+#[test]
+fn a_float_model_becomes_float16_and_bfloat16() {
+    let desk = Desk::new();
+    let data = ["--data", "fixtures/digits/eval.npz", "--samples", "50"];
+    for (to, name, least) in [("fp16", "float16", "40"), ("bf16", "bfloat16", "20")] {
+        let outcome = convert(&desk, DIGITS, &[&["--to", to, "--min-sqnr", least], &data[..]].concat());
+        assert_eq!((outcome.code, outcome.words.as_str()), (0, &*format!("wrote `{}`\n", desk.path("out.onnx"))));
+        for line in [format!("type {name}"), "casts 2 put in, 0 taken out".into()] {
+            assert!(has(&outcome.data, &line), "`{line}` in {}", outcome.data);
+        }
+        let made = Model::read(desk.path("out.onnx").as_ref()).unwrap();
+        assert_eq!(made.graph.nodes().filter(|(_, n)| n.is("Cast")).count(), 2);
+        assert!(desk::run(&["check", &desk.path("out.onnx"), "--strict"]).data.starts_with("no errors"));
+        let all = convert(&desk, DIGITS, &["--to", to, "--convert-io", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&all.data).unwrap();
+        assert_eq!((&report["to"], &report["casts"][0]), (&name.into(), &0.into()));
+        let made = Model::read(desk.path("out.onnx").as_ref()).unwrap();
+        assert_eq!(qdq::model::dtype_name(made.graph.stated_dtype("input").unwrap()), name);
+    }
+    let some = convert(&desk, DIGITS, &["--to", "fp16", "--exclude-ops", "Gemm", "--exclude", "*.add", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&some.data).unwrap();
+    assert_eq!(report["left"].as_array().unwrap().len(), 3);
+    assert!(report["left"].as_array().unwrap().iter().all(|l| l["reason"] == "excluded by the user"));
+}
+
+#[test]
+fn what_cannot_become_float16_is_told() {
+    let desk = Desk::new();
+    convert(&desk, QDQ, &["--to", "qdq", "--convert-io"]).is_error_with_hint("say what becomes float16 or bfloat16");
+    convert(&desk, DIGITS, &["--to", "fp16", "--contrib"]).is_error_with_hint("`--contrib` says which operators");
+    convert(&desk, DIGITS, &["--to", "fp16", "--exclude", "nowhere"]).is_error("no node is called `nowhere`");
+    let half = "fixtures/small/float16/model.onnx";
+    convert(&desk, half, &["--to", "fp16"]).is_error_with_hint("nothing in the model computes in float32");
+    assert!(desk.names().is_empty());
+    // A weight past the range: the layer stays float32, and the user is told.
+    let large = desk.changed("large.onnx", DIGITS, |m| {
+        let weight = &mut m.graph.as_mut().unwrap().initializer;
+        let weight = weight.iter_mut().find(|t| t.name() == "stem.weight").unwrap();
+        let mut x = qdq::model::Tensor::from_proto(weight).unwrap().f32s().unwrap().into_owned();
+        x[0] = 1e6;
+        let shape = weight.dims.iter().map(|&d| d as usize).collect();
+        *weight = qdq::model::Tensor::from_f32(shape, x).to_proto("stem.weight");
+    });
+    let outcome = convert(&desk, &large, &["--to", "fp16"]);
+    assert!(outcome.data.contains("its constant `stem.weight` is past the range of float16"), "{}", outcome.data);
+}

@@ -184,3 +184,9 @@ fn folders_that_take_no_files() {
     let args = ["quantize", DIGITS, "--data", CALIB, "-o", "/proc/out.onnx"];
     desk::run(&args).is_error("`/proc/out.onnx`: cannot write");
 }
+
+#[test]
+fn stages_of_codes_that_are_not_chosen() {
+    let desk = Desk::new();
+    desk.quantize(DIGITS, CALIB, &["--sequential"]).is_error_with_hint("each weight takes the nearest");
+}

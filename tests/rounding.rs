@@ -5,7 +5,7 @@ mod common;
 
 use common::{InMemory, emit, floats, model, model_of, node, noise, samples_of};
 use qdq::events::Silent;
-use qdq::exec::Tract;
+use qdq::exec::{Runner, Tract};
 use qdq::model::{AttributeProto, Model, Tensor, attribute};
 use qdq::number::Format;
 use qdq::plan::{Policy, Switch};
@@ -221,6 +221,68 @@ fn codes_of_few_samples_are_good_for_others() {
     }
 }
 
+/// Three layers in a row, the first of which makes many numbers of few: what one loses can be seen in the others.
+fn deep() -> (Model, Samplings) {
+    let weight = |name, seed, rows: usize, columns: usize| {
+        let x: Vec<f32> = noise(seed, rows * columns).iter().map(|x| 0.4 * x).collect();
+        floats(name, &[rows, columns], &x)
+    };
+    let constants =
+        vec![weight("u", 1, 8, 48), weight("v", 2, 48, 48), weight("w", 3, 48, 12), floats("b", &[48], &noise(4, 48))];
+    let nodes = vec![
+        node("Gemm", "x u b", "h", &[]),
+        node("Relu", "h", "r", &[]),
+        node("MatMul", "r v", "g", &[]),
+        node("Relu", "g", "s", &[]),
+        node("MatMul", "s w", "y", &[]),
+    ];
+    let sample = |i: u64| Sample { inputs: vec![Tensor::from_f32(vec![4, 8], noise(1000 + i, 4 * 8))] };
+    (
+        model(17, &[4, 8], nodes, constants, &[("y", &[4, 12])]),
+        Box::new(move |span| InMemory(span.map(sample).collect())),
+    )
+}
+
+/// Makes samples with these numbers.
+type Samplings = Box<dyn Fn(std::ops::Range<u64>) -> InMemory>;
+
+fn in_stages(stages: usize) -> Policy {
+    Policy { stages: std::num::NonZeroUsize::new(stages), ..policy(Format::INT3, Rounding::AUTO) }
+}
+
+#[test]
+fn layers_make_good_what_those_before_them_lost() {
+    let (model, samples) = deep();
+    let others = samples(5000..5100);
+    let on_others = |model_of: &Model| {
+        let seen = validate(&model, model_of, &others, &Questions::default(), &Tract, &Silent).unwrap();
+        seen.outputs[0].sqnr_db.unwrap()
+    };
+    for mode in ["weights", "static"] {
+        let with = |stages: usize, count: u64| {
+            let (policy, samples) = (in_stages(stages), samples(0..count));
+            let found = match mode {
+                "weights" => quantized(&model, &samples, &policy),
+                _ => quantize(&model, &samples, &Recipe { policy }, &Tract, &Silent).unwrap(),
+            };
+            let order: Vec<String> = found.report.rounding.iter().map(|row| row.node.clone()).collect();
+            assert_eq!(order.len(), 3, "{order:?}");
+            let retargeted: Vec<f64> = found.report.rounding.iter().map(|row| row.retargeted).collect();
+            (on_others(&found.model), retargeted)
+        };
+        let (at_once, none) = with(0, 80);
+        assert_eq!(none, [0.0; 3]);
+        let (by_depth, parts) = with(3, 80);
+        assert!(by_depth > at_once + 0.3, "{mode}: {by_depth} dB one after the other, {at_once} at once");
+        assert!(parts[1] > 0.0 && parts[2] > 0.0, "{mode}: {parts:?}");
+        // Few samples do no harm.
+        for count in [1, 2, 3, 6] {
+            let (at_once, by_depth) = (with(0, count).0, with(3, count).0);
+            assert!(by_depth > at_once - 0.5, "{mode}, {count} samples: {by_depth} dB, {at_once} at once");
+        }
+    }
+}
+
 #[test]
 fn every_method_and_format_is_better_than_the_nearest_codes() {
     let layer = &layers()[1];
@@ -266,6 +328,14 @@ fn threads_do_not_matter() {
         let one = bytes(1);
         assert!(one == bytes(2) && one == bytes(5), "{}", layer.about);
     }
+    let (model, samples) = deep();
+    let samples = samples(0..9);
+    let bytes = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| quantized(&model, &samples, &in_stages(2)).model.to_bytes().unwrap())
+    };
+    let one = bytes(1);
+    assert!(one == bytes(2) && one == bytes(5), "stages");
 }
 
 #[test]
@@ -302,4 +372,22 @@ fn few_bits_run_in_other_runtimes() {
             }
         }
     }
+}
+
+#[test]
+fn a_part_of_a_model_makes_what_the_whole_makes() {
+    let (model, samples) = deep();
+    let sample = samples(0..1).get(0).unwrap();
+    let watch = || vec!["h".to_owned(), "x".to_owned(), "r".to_owned()];
+    let seen = |runner: Runner<'_>| {
+        let mut seen = vec![Vec::new(); 3];
+        let outputs = runner.worker().run(&sample, &mut |one| seen[one.value] = one.numbers.to_vec()).unwrap();
+        (seen, runner.output_names(), outputs.len())
+    };
+    let (whole, names, _) = seen(Runner::new(&Tract, &model, watch()).unwrap());
+    assert_eq!(names, ["y"]);
+    let (part, names, count) = seen(Runner::up_to(&Tract, &model, watch()).unwrap());
+    assert!(part == whole && part.iter().all(|x| !x.is_empty()));
+    // `h` is on the way to it.
+    assert_eq!((names, count), (vec!["r".to_owned()], 1));
 }

@@ -34,7 +34,8 @@ pub struct PolicyArgs {
     #[arg(long)]
     per_tensor: bool,
 
-    /// The format of activations [default: the target's]
+    /// The format of activations; auto: the target's, but for values that are measured to lose too much in it, which get 16
+    /// bits, or stay float where the target has no use for these [default: the target's]
     #[arg(long, value_name = "FORMAT", value_enum)]
     activations: Option<ActivationFormat>,
 
@@ -83,6 +84,12 @@ pub struct PolicyArgs {
     /// where there are samples, else nearest]
     #[arg(long, value_name = "METHOD")]
     round: Option<Rounding>,
+
+    /// Choose codes of weights in so many stages, from the input on: the first layers of each make good what they can of what
+    /// those before it lost, and scales are refined with the codes in turn. Nearer, and two more runs of the samples a stage; 8
+    /// stages where no number is given
+    #[arg(long, value_name = "STAGES", num_args = 0..=1, default_missing_value = "8")]
+    sequential: Option<NonZeroUsize>,
 
     /// Quantize these operators only
     #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
@@ -229,6 +236,7 @@ enum ActivationFormat {
     Int8,
     Uint16,
     Int16,
+    Auto,
 }
 
 /// How weights are stored.
@@ -251,12 +259,14 @@ fn weight_format(name: &str) -> Result<WeightFormat, String> {
 }
 
 impl ActivationFormat {
-    fn format(self) -> Format {
+    /// The format; `None` where it is left to measuring.
+    fn format(self) -> Option<Format> {
         match self {
-            ActivationFormat::Uint8 => Format::UINT8,
-            ActivationFormat::Int8 => Format::INT8,
-            ActivationFormat::Uint16 => Format::UINT16,
-            ActivationFormat::Int16 => Format::INT16,
+            ActivationFormat::Uint8 => Some(Format::UINT8),
+            ActivationFormat::Int8 => Some(Format::INT8),
+            ActivationFormat::Uint16 => Some(Format::UINT16),
+            ActivationFormat::Int16 => Some(Format::INT16),
+            ActivationFormat::Auto => None,
         }
     }
 }
@@ -303,7 +313,8 @@ impl PolicyArgs {
         policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;
         if let Some(a) = self.activations {
-            policy.activations = a.format();
+            policy.activations = a.format().unwrap_or(policy.activations);
+            policy.choose_activations = a.format().is_none();
         }
         if let Some(w) = &self.weights {
             if let (Share::Block(size), Some(other), false) = (w.share, self.block_size, w.scales == ScaleForm::Float) {
@@ -331,6 +342,11 @@ impl PolicyArgs {
             None if shown && policy.weights.bits < 8 => Rounding::AUTO,
             None => Rounding::Nearest,
         };
+        if self.sequential.is_some() && !policy.rounding.needs_moments() {
+            let what = "`--sequential` is about how codes are chosen by samples, and each weight takes the nearest";
+            return Err(Error::new(ErrorKind::Usage, what).hint("choose codes, for instance with `--round auto`"));
+        }
+        policy.stages = self.sequential;
         policy.operators = self.ops.clone();
         policy.exclude = Patterns::new(&self.exclude)?;
         policy.only = Patterns::new(&self.only)?;

@@ -1,6 +1,7 @@
-//! From one form of a quantized model to the other, and what was found on the way.
+//! From one form of a quantized model to the other, and from float32 to narrower floats; what was found on the way.
 
 mod facts;
+mod narrow;
 mod tables;
 
 use crate::dequantize::verify;
@@ -14,6 +15,7 @@ use crate::quantize::{Clock, Listening, read_back, reformed};
 use crate::sample::Samples;
 
 pub use facts::Report;
+pub use narrow::{NarrowReport, Narrowed, narrow};
 
 /// The form of a quantized model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,13 +13,17 @@ use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor,
 /// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
 pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 
+/// An operator of ours that rounds float32 to the numbers of a narrower type, ties to even: attribute `format`, `float16` or
+/// `bfloat16`. What is past the range becomes an infinity (IEEE 754-2019, section 4.3.1).
+pub const ROUND_FLOAT: &str = "QdqRoundFloat";
+
 /// Makes a copy of the model that computes the same in float32 alone.
 ///
 /// Sparse constants become dense; float16 and bfloat16 are widened; operators on codes become float operators between Q
 /// and DQ ([`expand`]); constants behind DequantizeLinear become float constants, whatever the type of their codes and
 /// the shape of their scales; each QuantizeLinear with the DequantizeLinear nodes behind it becomes [`FAKE_QUANTIZE`];
 /// what is left of both is written as arithmetic; constants of types that engines do not know are stored in others.
-/// Operators on codes that have no float form stay, and so do subgraphs. Errors name the node whose format is not
+/// Subgraphs are treated alike. Operators on codes that have no float form stay. Errors name the node whose format is not
 /// supported.
 pub fn lower(model: &Model) -> Result<Model> {
     for t in model.graph.initializers() {
@@ -28,7 +32,14 @@ pub fn lower(model: &Model) -> Result<Model> {
     let mut model = model.clone();
     densify(&mut model.graph)?;
     widen(&mut model)?;
-    expand(&mut model, &mut |_, _, _| {})?;
+    lower_graph(&mut model)?;
+    Ok(model)
+}
+
+/// Lowers a graph whose constants are dense, none of them float16 or bfloat16, and then its bodies: what these capture is
+/// float by then.
+fn lower_graph(model: &mut Model) -> Result<()> {
+    expand(model, &mut |_, _, _| {})?;
     let graph = &mut model.graph;
     check_attributes(graph)?;
     for id in graph.node_ids() {
@@ -56,7 +67,10 @@ pub fn lower(model: &Model) -> Result<Model> {
     state_defaults(graph)?;
     graph.drop_unused_initializers();
     name_apart(graph)?;
-    Ok(model)
+    for id in graph.bodies() {
+        model.edit_body(id, lower_graph)?;
+    }
+    Ok(())
 }
 
 /// Refuses what engines take for granted, and work on without end where it is not so: the axes of a Transpose are all

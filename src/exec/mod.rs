@@ -30,7 +30,7 @@ use crate::sample::Sample;
 
 #[cfg(any(feature = "tract", feature = "ort"))]
 pub use guard::guards_panics;
-pub use lower::{FAKE_QUANTIZE, lower};
+pub use lower::{FAKE_QUANTIZE, ROUND_FLOAT, lower};
 #[cfg(feature = "ort")]
 pub use onnxruntime::{OnnxRuntime, Optimization};
 pub use runner::{Runner, Worker, warm_up};

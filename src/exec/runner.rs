@@ -79,6 +79,28 @@ impl<'a> Runner<'a> {
         Ok(Runner { executor, outputs, watch, first, ready, taken })
     }
 
+    /// As [`Runner::new`], of the part of the model alone that the watched values need: it has no outputs but those of them that
+    /// the others do not need.
+    pub fn up_to(executor: &'a dyn Executor, model: &'a Model, watch: Vec<String>) -> Result<Self> {
+        let graph = &model.graph;
+        let made: Vec<(&str, NodeId)> =
+            watch.iter().filter_map(|name| Some((name.as_str(), graph.producer(name)?.0))).collect();
+        let cone = cone(graph, made.iter().map(|(_, id)| *id).collect());
+        let last = |name: &str| {
+            let reads = graph.uses(name).iter().map(|at| &at.node).chain(graph.captured_by(name));
+            !reads.into_iter().any(|id| cone.contains(id))
+        };
+        let outputs: Vec<&str> = made.iter().map(|(name, _)| *name).filter(|name| last(name)).collect();
+        if outputs.is_empty() {
+            return Runner::new(executor, model, watch);
+        }
+        let part = Cow::Owned(cut(model, &cone, &outputs)?);
+        let outputs = outputs.into_iter().map(str::to_owned).collect();
+        let first = Arc::new(Stage::of(executor, part, Renamed::new(), &watch)?);
+        let (ready, taken) = Default::default();
+        Ok(Runner { executor, outputs, watch, first, ready, taken })
+    }
+
     /// The values that were asked to be watched; [`Seen::value`] is a place in this list.
     pub fn watch(&self) -> &[String] {
         &self.watch
@@ -193,15 +215,20 @@ fn choices(graph: &Graph) -> (Vec<NodeId>, HashSet<NodeId>) {
             behind.insert(id);
         }
     }
-    let mut cone = HashSet::new();
     let condition = |id: &NodeId| graph.node(*id).and_then(|n| n.input_at(0)).and_then(|c| graph.producer(c));
-    let mut open: Vec<NodeId> = found.iter().filter_map(condition).map(|(id, _)| id).collect();
+    let cone = cone(graph, found.iter().filter_map(condition).map(|(id, _)| id).collect());
+    (found, cone)
+}
+
+/// These nodes, and all that they need.
+fn cone(graph: &Graph, mut open: Vec<NodeId>) -> HashSet<NodeId> {
+    let mut cone = HashSet::new();
     while let Some(id) = open.pop() {
         let Some(node) = graph.node(id).filter(|_| cone.insert(id)) else { continue };
         let read = node.input.iter().map(String::as_str).chain(captures(node));
         open.extend(read.filter_map(|name| graph.producer(name)).map(|(id, _)| id));
     }
-    (found, cone)
+    cone
 }
 
 /// What a condition is whatever the sample; `None` where that has to be computed.
@@ -237,7 +264,7 @@ fn cut(model: &Model, nodes: &HashSet<NodeId>, outputs: &[&str]) -> Result<Model
         ..Default::default()
     };
     let part = GraphProto {
-        name: Some("conditions".to_owned()),
+        name: Some("part".to_owned()),
         input: graph.inputs().iter().filter(|v| !graph.is_constant(v.name())).cloned().collect(),
         initializer: graph.initializers().filter(|t| read.contains(t.name())).cloned().collect(),
         sparse_initializer: graph.sparse_initializers().filter(|t| read.contains(sparse_name(t))).cloned().collect(),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
 use prost::Message;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
@@ -15,7 +16,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::culprit::culprit;
 use super::guard::{caught, panicked};
 use super::weightless::weightless;
-use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, Seen, Session, lower};
+use super::{Executor, FAKE_QUANTIZE, InputShape, Prepared, ROUND_FLOAT, Seen, Session, lower};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DataType, Dim, InputSpec, Model, Tensor as Value, ValueInfoProto, of_format};
 use crate::number::{Format, QuantParams};
@@ -23,8 +24,8 @@ use crate::sample::Sample;
 
 /// The embedded engine, tract 0.23.
 ///
-/// It knows float operators only: [`lower`] takes the number formats out first, and brings in one operator of
-/// ours, which is registered here.
+/// It knows float operators only: [`lower`] takes the number formats out first, and brings in an operator of
+/// ours. It is registered here, as is [`ROUND_FLOAT`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tract;
 
@@ -69,6 +70,7 @@ impl Tract {
         guarded("tract cannot load the model", || {
             let mut onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
             onnx.op_register.insert(FAKE_QUANTIZE, build_fake_quantize);
+            onnx.op_register.insert(ROUND_FLOAT, build_round_float);
             let parsed = onnx.parse(&pb::ModelProto::decode(bytes)?, None)?;
             let mut inner = parsed.model;
             for (i, spec) in specs.iter().enumerate() {
@@ -456,6 +458,80 @@ impl EvalOp for FakeQuantize {
 }
 
 impl TypedOp for FakeQuantize {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(inputs[0].without_value()))
+    }
+
+    as_op!();
+}
+/// [`ROUND_FLOAT`] as an operator of tract.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum RoundFloat {
+    Float16,
+    Bfloat16,
+}
+
+fn build_round_float(_: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let op = match node.get_attr::<&str>("format")? {
+        "float16" => RoundFloat::Float16,
+        "bfloat16" => RoundFloat::Bfloat16,
+        other => return Err(format_err!("nothing is rounded to {other}")),
+    };
+    Ok((expand(op), vec![]))
+}
+
+impl Expansion for RoundFloat {
+    fn name(&self) -> StaticName {
+        ROUND_FLOAT.into()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_input_arity(inputs, 1)?;
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        s.equals(&inputs[0].shape, &outputs[0].shape)?;
+        Ok(())
+    }
+
+    fn wire(&self, prefix: &str, target: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        target.wire_node(prefix, self.clone(), inputs)
+    }
+}
+
+impl Op for RoundFloat {
+    fn name(&self) -> StaticName {
+        ROUND_FLOAT.into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for RoundFloat {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let mut x = inputs.remove(0).into_tensor();
+        let mut plain = x.try_as_plain_ram_mut()?;
+        for numbers in plain.as_slice_mut::<f32>()?.chunks_mut(256) {
+            match self {
+                RoundFloat::Float16 => {
+                    let held = &mut [half::f16::ZERO; 256][..numbers.len()];
+                    held.convert_from_f32_slice(numbers);
+                    held.convert_to_f32_slice(numbers);
+                }
+                RoundFloat::Bfloat16 => numbers.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32()),
+            }
+        }
+        Ok(tvec!(x.into_tvalue()))
+    }
+}
+
+impl TypedOp for RoundFloat {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(inputs[0].without_value()))
     }

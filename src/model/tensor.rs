@@ -76,6 +76,12 @@ impl Tensor {
         Self::from_numbers(DataType::Int64, shape, x)
     }
 
+    /// A tensor of an element type of 16 bits, of its codes. Errors when their number does not fit the shape, and when the type is
+    /// of another width.
+    pub fn from_codes(dtype: DataType, shape: Vec<usize>, codes: Vec<u16>) -> Result<Tensor> {
+        Tensor::new(dtype, shape, Bytes::from_owner(Numbers(codes)))
+    }
+
     /// The value of an initializer, a Constant node or a test data file.
     ///
     /// Raw data is shared, not copied; typed fields are converted. Errors, naming the tensor, on strings, on data that

@@ -69,10 +69,7 @@ fn narrow_values(values: &[ValueInfoProto]) -> Vec<(String, DataType)> {
 /// Whether anything but the Cast nodes behind inputs and before outputs is narrow.
 fn any_narrow(graph: &Graph) -> bool {
     let cast = |id| graph.node(id).is_some_and(|n| n.is("Cast"));
-    let at_border = |n: &NodeProto| {
-        n.is("Cast")
-            && (n.input_at(0).is_some_and(|i| graph.is_input(i)) || n.output_at(0).is_some_and(|o| graph.is_output(o)))
-    };
+    let at_border = |n: &NodeProto| n.is("Cast") && n.output_at(0).is_some_and(|o| graph.is_output(o));
     let inputs = narrow_values(graph.inputs());
     let outputs = narrow_values(graph.outputs());
     graph.initializers().any(|t| narrow_type(t.data_type()).is_some())

@@ -9,7 +9,7 @@ use crate::error::{Place, Result};
 use crate::model::{Graph, Model, NodeExt, NodeProto, Use};
 use crate::number::{dequantize, fake_quantize};
 use crate::plan::{ConstantDecision, Part, Plan};
-use crate::rule::{ChannelIndex, WeightMatrix};
+use crate::rule::ChannelIndex;
 
 /// Subtracts from each bias what the rounding of its weight shifts the mean of the output by:
 /// `b[o] -= sum over i of (Q(W) - W)[o, i] E[x[i]]`, kernels summed up.
@@ -80,12 +80,15 @@ fn shift(
     let Some(weight) = graph.constant(&decision.initializer)? else { return Ok(Err("its weight is gone".into())) };
     let indices = (ChannelIndex::inputs(node, weight.shape()), ChannelIndex::outputs(node, weight.shape()));
     let (Some(inputs), Some(outputs)) = indices else { return Ok(Err("its weight has an unusual shape".into())) };
-    let matrix = WeightMatrix::of(node, weight.shape());
-    let means = match decision.chosen.as_ref().and_then(|c| c.means.as_ref()).zip(matrix) {
-        // Where the codes count on it, the very means that they were chosen with.
-        Some((means, matrix)) => Means::OfPatches(means, matrix),
+    let errors = match decision.chosen.as_ref().and_then(|c| c.shift.as_ref()) {
+        // What the codes were chosen to leave to it.
+        Some(shift) => shift.to_vec(),
         None => match input_means(graph, node, &inputs, statistics) {
-            Ok(means) => Means::OfChannels(means),
+            Ok(means) => {
+                let mut errors = rounding_errors(&weight.f32s()?, weight.shape(), decision)?;
+                inputs.scale(&mut errors, &means);
+                outputs.sums(&errors)
+            }
             Err(reason) => return Ok(Err(reason)),
         },
     };
@@ -93,25 +96,12 @@ fn shift(
         Ok(bias) => bias,
         Err(reason) => return Ok(Err(reason)),
     };
-    let mut errors = rounding_errors(&weight.f32s()?, weight.shape(), decision)?;
-    match means {
-        Means::OfPatches(means, matrix) => matrix.scale_columns(&mut errors, means),
-        Means::OfChannels(means) => inputs.scale(&mut errors, &means),
-    }
     let alpha = if node.is("Gemm") { node.float("alpha").unwrap_or(1.0) } else { 1.0 };
-    let errors: Vec<f64> = outputs.sums(&errors).into_iter().map(|e| -e * f64::from(alpha)).collect();
+    let errors: Vec<f64> = errors.into_iter().map(|e| -e * f64::from(alpha)).collect();
     if errors.iter().any(|e| !e.is_finite()) {
         return Ok(Err("the correction would not be finite".into()));
     }
     Ok(Ok(Shift { bias, errors }))
-}
-
-/// What is known of the mean of a layer's input.
-enum Means<'a> {
-    /// That of each number of a patch.
-    OfPatches(&'a [f64], WeightMatrix),
-    /// That of each channel.
-    OfChannels(Vec<f64>),
 }
 
 /// What rounding adds to each weight.

@@ -1,7 +1,7 @@
 //! Writes the plan into the graph. No decision is taken here.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use rayon::prelude::*;
 
@@ -16,7 +16,7 @@ use crate::model::{
     of_format, release,
 };
 use crate::number::{Granularity, QuantParams, encode, pack};
-use crate::plan::{ConstantDecision, Plan, StorageForm, ValueDecision, Verdict};
+use crate::plan::{ConstantDecision, Plan, StorageForm, Turned, ValueDecision, Verdict};
 use crate::round;
 
 /// Inserts QuantizeLinear and DequantizeLinear as the plan says.
@@ -78,7 +78,7 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
     for decision in plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
         absorb(graph, decision.node)?;
     }
-    let mut params = BTreeMap::new();
+    let mut params: BTreeMap<(String, &str), ParamNames> = BTreeMap::new();
     let mut values: Vec<(&String, &ValueDecision)> = plan.values.iter().collect();
     // Sources first, so that names of shared parameters are theirs whatever the order of names.
     values.sort_by_key(|(name, d)| *name != &d.source);
@@ -88,14 +88,19 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
             changed += 1;
             continue;
         }
-        let names = match params.get(&decision.source) {
-            Some(names) => names,
-            None => {
-                let names = add_params(graph, &decision.source, &decision.params)?;
-                params.entry(decision.source.clone()).or_insert(names)
-            }
+        let mut names = |graph: &mut Graph, of: &QuantParams| -> Result<ParamNames> {
+            let known = params.entry((decision.source.clone(), of.format().name));
+            Ok(match known {
+                Entry::Occupied(names) => names.get().clone(),
+                Entry::Vacant(new) => new.insert(add_params(graph, &decision.source, of)?).clone(),
+            })
         };
-        pair(graph, name, decision, names)?;
+        let own = names(graph, &decision.params)?;
+        let real = pair(graph, name, decision, &own)?;
+        if let Some(turned) = &decision.turned {
+            let own = names(graph, &turned.params)?;
+            turn(graph, name, &real, turned, &own)?;
+        }
         changed += 1;
     }
     gather_codes(graph, plan)?;
@@ -303,8 +308,8 @@ fn join(graph: &mut Graph, quantize: NodeId, value: &str, decision: &ValueDecisi
     Ok(())
 }
 
-/// Puts a Q/DQ pair on a value.
-fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero): &ParamNames) -> Result<()> {
+/// Puts a Q/DQ pair on a value; returns the name of the dequantized value.
+fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero): &ParamNames) -> Result<String> {
     let mut float = value.to_owned();
     let mut real = graph.fresh_name(&format!("{value}_dequantized"));
     let producer = graph.producer(value);
@@ -330,6 +335,23 @@ fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero):
             if graph.node(at.node).is_some_and(|n| n.input_at(at.slot) == Some(value)) {
                 graph.set_input(at, &real)?;
             }
+        }
+    }
+    Ok(real)
+}
+
+/// Puts a second pair behind the first, of which `real` is what comes out, for readers of another width.
+fn turn(graph: &mut Graph, value: &str, real: &str, turned: &Turned, (scale, zero): &ParamNames) -> Result<()> {
+    let Some((first, _)) = graph.producer(real) else { return Ok(()) };
+    let codes = graph.fresh_name(&format!("{value}_requantized"));
+    let other = graph.fresh_name(&format!("{value}_turned"));
+    let q = linear_node(graph, "QuantizeLinear", value, [real, scale, zero], &codes, &turned.params);
+    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], &other, &turned.params);
+    let q = graph.insert(At::After(first), q)?;
+    graph.insert(At::After(q), dq)?;
+    for &at in &turned.readers {
+        if graph.node(at.node).is_some_and(|n| n.input_at(at.slot) == Some(real)) {
+            graph.set_input(at, &other)?;
         }
     }
     Ok(())

@@ -7,10 +7,12 @@ use rayon::prelude::*;
 use super::place::{Places, absorbable, passed_from};
 use super::select::Selection;
 use super::tie::Ties;
+use super::width::Widths;
 use super::{
-    ConstantDecision, NodeDecision, Origin, Part, Plan, Policy, Present, Reconstructed, ValueDecision, Verdict, bounds,
+    ConstantDecision, NodeDecision, Origin, Part, Plan, Policy, Present, Reconstructed, Turned, ValueDecision, Verdict,
+    bounds,
 };
-use crate::calibrate::Ranges;
+use crate::calibrate::{Ranges, Stats};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
 use crate::number::{
@@ -34,7 +36,7 @@ pub(super) fn fit(
     mut places: Places,
     weights: &Reconstructed,
 ) -> Result<Plan> {
-    let scheme = policy.activation_scheme();
+    let widths = Widths::of(graph, &selection, policy);
     let mut plan = Plan::default();
     let mut absorbed = BTreeMap::new();
     let ties = Ties::of(graph, ranges, policy, present, &selection, &places);
@@ -52,6 +54,7 @@ pub(super) fn fit(
             Some((_, params)) => params.clone(),
             None => {
                 let own = value_range(graph, ranges, output).map(|r| r.clamp(low, high));
+                let scheme = policy.activation_scheme(widths.of_node(id));
                 ties.range(output).or(own).map(|range| policy.params(&scheme, &[range])).transpose()?
             }
         };
@@ -66,8 +69,8 @@ pub(super) fn fit(
         }
         places.pairs.remove(input);
     }
-    fit_values(graph, ranges, policy, present, &selection, &places, &ties, &mut plan)?;
-    fit_operands(graph, policy, &places, &mut plan)?;
+    fit_values(graph, ranges, policy, present, &selection, &places, &ties, &widths, &mut plan)?;
+    fit_operands(graph, policy, &places, &widths, &mut plan)?;
     fit_weights(graph, policy, present, &selection, &places, weights, &mut plan)?;
     for (id, _) in graph.nodes() {
         let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
@@ -106,10 +109,12 @@ pub(super) type Chosen = BTreeMap<String, Range>;
 
 /// Lets the policy's method choose a range for every value, on all threads.
 pub(super) fn choose(ranges: &Ranges, policy: &Policy) -> Result<Chosen> {
-    let (method, scheme) = (policy.calibration, &policy.activation_scheme());
     let all: Vec<_> = ranges.iter().collect();
-    let fitted: Vec<Result<Option<Range>>> =
-        all.par_iter().map(|(name, stats)| stats.fit(method, scheme).at(|| format!("`{name}`"))).collect();
+    let fit = |(name, stats): &(&str, &Stats)| {
+        let format = policy.kept.get(*name).and_then(|k| k.format).unwrap_or(policy.activations);
+        stats.fit(policy.calibration, &policy.activation_scheme(format)).at(|| format!("`{name}`"))
+    };
+    let fitted: Vec<Result<Option<Range>>> = all.par_iter().map(fit).collect();
     let mut chosen = Chosen::new();
     for ((name, _), range) in all.into_iter().zip(fitted) {
         chosen.extend(range?.map(|r| (name.to_owned(), r)));
@@ -128,9 +133,15 @@ pub(super) fn own_range(graph: &Graph, ranges: &Chosen, selection: &Selection, v
 }
 
 /// The parameters that the target prescribes for a value.
-pub(super) fn prescribed(graph: &Graph, selection: &Selection, policy: &Policy, value: &str) -> Option<QuantParams> {
+pub(super) fn prescribed(
+    graph: &Graph,
+    selection: &Selection,
+    policy: &Policy,
+    value: &str,
+    format: Format,
+) -> Option<QuantParams> {
     let (id, _) = graph.producer(value).filter(|(id, _)| selection.chosen.contains_key(id))?;
-    policy.target.fixed_output(graph.node(id)?.op_type(), policy.activations)
+    policy.target.fixed_output(graph.node(id)?.op_type(), format)
 }
 
 /// The range that parameters reach.
@@ -148,9 +159,9 @@ fn fit_values(
     selection: &Selection,
     places: &Places,
     ties: &Ties,
+    widths: &Widths,
     plan: &mut Plan,
 ) -> Result<()> {
-    let scheme = &policy.activation_scheme();
     // In the graph's order, so that what passes parameters on finds those of its input.
     let inputs = graph.inputs().iter().map(|v| v.name()).chain(graph.captured_values());
     let outputs = graph.nodes().flat_map(|(_, n)| n.output.iter().map(String::as_str));
@@ -160,14 +171,21 @@ fn fit_values(
         if let (Some(_), Some((_, Some(params)))) = (pair.present, present.quantized.get(value)) {
             let (range, source) = (reach(params), value.to_owned());
             let (params, reason) = (params.clone(), "quantized already".to_owned());
-            let (present, origin) = (pair.present, Origin::Present);
-            let decision = ValueDecision { params, range, origin, source, readers, at_output, present, reason };
+            let (present, origin, turned) = (pair.present, Origin::Present, None);
+            let decision = ValueDecision { params, range, origin, source, readers, at_output, turned, present, reason };
             plan.values.insert(value.to_owned(), decision);
             continue;
         }
+        let format = widths.written(graph, selection, value, &readers);
+        let scheme = &policy.activation_scheme(format);
         let shared = match passed_from(graph, selection, places, policy, present, value) {
             Some(input) => match (plan.values.get(input), present.dequantized.get(input)) {
-                (Some(decision), _) => Some((decision.params.clone(), decision.range, decision.source.clone())),
+                (Some(decision), _) => {
+                    // As codes of the width in which they are moved.
+                    let params = Some(&decision.params).filter(|p| p.format() == format);
+                    let params = params.or(decision.turned.as_ref().map(|t| &t.params)).unwrap_or(&decision.params);
+                    Some((params.clone(), decision.range, decision.source.clone()))
+                }
                 (None, Some(Some(params))) => Some((params.clone(), reach(params), input.to_owned())),
                 (None, _) => match graph.constant(input)? {
                     Some(table) => {
@@ -185,11 +203,22 @@ fn fit_values(
                 (params, range, Origin::Passed, source, reason)
             }
             None => {
-                let (params, range, origin, reason) = own(graph, ranges, policy, selection, ties, value)?;
+                let (params, range, origin, reason) = own(graph, ranges, policy, selection, ties, value, format)?;
                 (params, range, origin, value.to_owned(), reason)
             }
         };
-        let decision = ValueDecision { params, range, origin, source, readers, at_output, present: None, reason };
+        let reason = match policy.kept.get(value) {
+            Some(kept) if kept.format == Some(format) => format!("{reason}; {}: {}", format.name, kept.reason),
+            _ => reason,
+        };
+        let turned = match widths.turned(selection, &readers, format) {
+            Some((other, readers)) => {
+                Some(Turned { params: policy.params(&policy.activation_scheme(other), &[range])?, readers })
+            }
+            None => None,
+        };
+        let present = None;
+        let decision = ValueDecision { params, range, origin, source, readers, at_output, turned, present, reason };
         plan.values.insert(value.to_owned(), decision);
     }
     Ok(())
@@ -203,8 +232,9 @@ fn own(
     selection: &Selection,
     ties: &Ties,
     value: &str,
+    format: Format,
 ) -> Result<(QuantParams, Range, Origin, String)> {
-    if let Some(params) = prescribed(graph, selection, policy, value) {
+    if let Some(params) = prescribed(graph, selection, policy, value, format) {
         let range = reach(&params);
         return Ok((params, range, Origin::Fixed, "the target prescribes scale and zero point".to_owned()));
     }
@@ -225,7 +255,7 @@ fn own(
     };
     let missing = || Error::new(ErrorKind::Data, format!("`{value}` was not seen in calibration"));
     let range = range.ok_or_else(missing)?;
-    Ok((policy.params(&policy.activation_scheme(), &[range])?, range, origin, reason))
+    Ok((policy.params(&policy.activation_scheme(format), &[range])?, range, origin, reason))
 }
 
 fn constant_range(tensor: &Tensor) -> Result<Range> {
@@ -251,9 +281,9 @@ fn constant(graph: &Graph, at: Use) -> Result<(String, Tensor)> {
     Ok((name.clone(), tensor.ok_or_else(missing)?))
 }
 
-fn fit_operands(graph: &Graph, policy: &Policy, places: &Places, plan: &mut Plan) -> Result<()> {
-    let scheme = &policy.activation_scheme();
+fn fit_operands(graph: &Graph, policy: &Policy, places: &Places, widths: &Widths, plan: &mut Plan) -> Result<()> {
     for &at in &places.operands {
+        let scheme = &policy.activation_scheme(widths.of_node(at.node));
         let (initializer, tensor) = constant(graph, at)?;
         let range = constant_range(&tensor).at(|| format!("initializer `{initializer}`"))?;
         let params = policy.params(scheme, &[range])?;
@@ -288,7 +318,7 @@ fn fit_weights(
         }
         let mut ranges = weight_ranges(&tensor, &scheme, policy.weight_clip).at(place)?;
         let params_of = |x: &str| match (plan.values.get(x), present.dequantized.get(x)) {
-            (Some(value), _) => Some(value.params.scales()[0]),
+            (Some(value), _) => Some(value.params_at(Use { node: at.node, slot: 0 }).scales()[0]),
             (None, Some(Some(params))) => Some(params.scales()[0]),
             _ => None,
         };

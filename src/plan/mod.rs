@@ -3,7 +3,7 @@
 //!
 //! [`select`](Plan::decide) chooses the nodes (file `select`, and `wish` for what the target alone leaves float), then the
 //! values that carry Q/DQ (file `place`), then those that share their parameters (file `tie`), then scales and zero points
-//! (file `fit`).
+//! (file `fit`), for the values that are kept out of the format of the others too (file `width`).
 
 mod fit;
 mod inputs;
@@ -17,6 +17,7 @@ mod tie;
 mod types;
 mod unseen;
 mod weights;
+mod width;
 mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ pub use policy::{Emit, Patterns, Policy, StorageForm};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
 pub use weights::{Mode, opset_of_weights};
+pub use width::{Kept, Turned};
 
 /// Every decision about a graph and the bodies in it.
 #[derive(Debug, Clone, Default)]
@@ -95,10 +97,22 @@ pub struct ValueDecision {
     pub readers: Vec<Use>,
     /// Whether graph outputs and subgraphs, which hold on to the name, are shown the dequantized value.
     pub at_output: bool,
+    /// A pair behind this one, for readers that compute in another width.
+    pub turned: Option<Turned>,
     /// The QuantizeLinear of the given model that quantizes the value already: its codes are what the readers get.
     pub present: Option<NodeId>,
     /// Why, in words.
     pub reason: String,
+}
+
+impl ValueDecision {
+    /// The parameters of the codes that are read at a place.
+    pub fn params_at(&self, at: Use) -> &QuantParams {
+        match &self.turned {
+            Some(turned) if turned.readers.contains(&at) => &turned.params,
+            _ => &self.params,
+        }
+    }
 }
 
 /// Where the range of a value comes from.
@@ -134,9 +148,9 @@ pub struct ConstantDecision {
 pub struct ChosenCodes {
     /// A code for each element.
     pub codes: Arc<[i32]>,
-    /// The mean of each number of the patches that the layer read, group after group
-    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes the error of the mean away.
-    pub means: Option<Arc<[f64]>>,
+    /// What the outputs of the layer are off by on average with these codes, row after row of the weight
+    /// ([`WeightMatrix`](crate::rule::WeightMatrix)), where the codes count on a bias that takes it away.
+    pub shift: Option<Arc<[f64]>>,
 }
 
 /// Parameters and codes that were chosen for weights, by the names of the initializers.
@@ -212,6 +226,18 @@ impl Plan {
                 (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
             }
         }
+    }
+
+    /// Leaves weights float for which no codes were chosen, and their biases, and bodies; what computes with codes that were chosen
+    /// does so behind DequantizeLinear.
+    pub fn keep_chosen_weights(&mut self) {
+        let chosen: BTreeSet<NodeId> =
+            self.constants.iter().filter(|(_, d)| d.chosen.is_some()).map(|(at, _)| at.node).collect();
+        self.constants.retain(|at, d| d.part == Part::Operand || chosen.contains(&at.node));
+        for decision in self.nodes.iter_mut().filter(|d| matches!(d.verdict, Verdict::Dynamic | Verdict::Packed)) {
+            decision.verdict = Verdict::WeightOnly;
+        }
+        self.bodies.clear();
     }
 
     /// Whether scale and zero point of a value are those that will be written: not where they hang on a range that no

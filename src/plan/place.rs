@@ -80,7 +80,7 @@ pub(super) fn place(graph: &Graph, selection: &Selection, policy: &Policy, prese
 
 /// Whether the node's integer kernel can only write integers. A Gather from a constant table is none: its output is
 /// on the table's grid as it is. No kernel must where Q/DQ stand at inputs alone.
-fn must_write_integers(graph: &Graph, node: &NodeProto, policy: &Policy) -> bool {
+pub(super) fn must_write_integers(graph: &Graph, node: &NodeProto, policy: &Policy) -> bool {
     let table = node.is("Gather") && node.input_at(0).is_some_and(|n| graph.initializer(n).is_some());
     policy.target.placement == Placement::Around && !table && !policy.target.writes_float(node.op_type())
 }

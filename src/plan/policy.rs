@@ -1,11 +1,12 @@
 //! What the user and the target want.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::{Mode, Steps};
+use super::{Kept, Mode, Steps};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto, Tensor};
 use crate::number::{
@@ -49,6 +50,10 @@ pub struct Policy {
     pub target: Arc<Target>,
     /// The format of activations.
     pub activations: Format,
+    /// Lets trials on samples choose which values are kept out of that format.
+    pub choose_activations: bool,
+    /// The values that are kept out of it, by name. A group of [`Plan::groups`](super::Plan::groups) is kept out whole.
+    pub kept: BTreeMap<String, Kept>,
     /// Activations have their zero point in the middle of the format.
     pub symmetric_activations: bool,
     /// The format of weights.
@@ -71,6 +76,9 @@ pub struct Policy {
     pub weight_clip: Method,
     /// How weights become codes. Methods that ask for what layers read need samples, and are passed over without.
     pub rounding: Rounding,
+    /// Codes of weights are chosen in so many stages, one behind the other as the layers are, each for what its layers read
+    /// behind the stages before it; all in one for what they read in the float model where it is `None`.
+    pub stages: Option<NonZeroUsize>,
     /// The form in which it is written.
     pub emit: Emit,
     /// The operators to quantize; `None` for the target's.
@@ -89,6 +97,8 @@ impl Policy {
         Policy {
             target: Arc::new(target.clone()),
             activations: target.activations,
+            choose_activations: false,
+            kept: BTreeMap::new(),
             symmetric_activations: target.symmetric_activations,
             weights: target.weights,
             weight_scales: ScaleForm::Float,
@@ -100,6 +110,7 @@ impl Policy {
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
             rounding: Rounding::Nearest,
+            stages: None,
             emit: Emit::default(),
             operators: None,
             exclude: Patterns::default(),
@@ -108,9 +119,9 @@ impl Policy {
         }
     }
 
-    /// The scheme of activations.
-    pub fn activation_scheme(&self) -> Scheme {
-        Scheme::new(self.activations, self.symmetric_activations, Granularity::Tensor)
+    /// The scheme of activations that are codes of a format.
+    pub fn activation_scheme(&self, format: Format) -> Scheme {
+        Scheme::new(format, self.symmetric_activations, Granularity::Tensor)
     }
 
     /// The scheme of a weight of this shape that a node of this rule reads.
@@ -254,6 +265,10 @@ impl Policy {
     pub fn check_mode(&self, mode: Mode) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
         match (mode, self.emit) {
+            _ if self.choose_activations => wrong(
+                "activations that are measured are those of the static mode",
+                "leave out `--activations auto`, or `--mode`",
+            ),
             (Mode::Dynamic, Emit::MatMulNBits) => {
                 wrong("MatMulNBits reads floats", "leave out `--emit matmulnbits`, or quantize `--mode weights`")
             }
@@ -284,6 +299,15 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Errors when values are to be chosen by what they lose, and no samples show it.
+    pub fn check_choice(&self, shown: bool) -> Result<()> {
+        if shown || !self.choose_activations {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Usage, "`--activations auto` measures what values lose, and no samples show it")
+            .hint("say where samples come from with `--data SOURCE`, without `--ranges` and `--data-free`"))
     }
 
     /// Errors when weights are to be clipped by a method that asks for samples.
@@ -320,7 +344,9 @@ impl Policy {
             StorageForm::Native => self.weight_format().opset(),
             StorageForm::Portable => 13,
         };
-        self.target.opset.max(self.activations.opset).max(weights)
+        let wide = self.target.wide_activations(self.activations).filter(|_| self.choose_activations);
+        let activations = self.activations.opset.max(wide.map_or(0, |f| f.opset));
+        self.target.opset.max(activations).max(weights)
     }
 }
 
@@ -358,8 +384,13 @@ impl Patterns {
 
     /// Whether the node of that graph is meant.
     pub fn matches(&self, graph: &Graph, node: &NodeProto) -> bool {
+        !self.is_empty() && self.means(node.title(), &graph.path(node))
+    }
+
+    /// Whether a node of that title is meant, whose name behind those of the nodes around it is `path`.
+    pub fn means(&self, title: &str, path: &str) -> bool {
         let means = |name: &str| self.texts.iter().any(|t| t == name) || self.globs.is_match(name);
-        !self.is_empty() && (means(node.title()) || means(&graph.path(node)))
+        means(title) || means(path)
     }
 
     /// Whether any node of the graph, or in a subgraph of it, is meant.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
+use super::place::must_write_integers;
 use super::{Policy, Present, element_types, inputs, residual, wish};
 use crate::calibrate::Ranges;
 use crate::error::Result;
@@ -102,6 +103,9 @@ fn refusal(
         return Some(reason);
     }
     let inputs = rule.data_slots(node).filter_map(|slot| node.input_at(slot));
+    if let Some(reason) = kept_float(graph, policy, node, rule) {
+        return Some(reason);
+    }
     for name in inputs.chain(node.output.iter().map(String::as_str).filter(|n| !n.is_empty())) {
         if graph.sparse_initializer(name).is_some() {
             return Some(format!("`{name}` is sparse"));
@@ -154,6 +158,16 @@ fn refusal(
         }
     }
     None
+}
+
+/// That a value stays float which the node would read, or write, as codes.
+fn kept_float(graph: &Graph, policy: &Policy, node: &NodeProto, rule: &OpRule) -> Option<String> {
+    let written = node.output.iter().filter(|_| must_write_integers(graph, node, policy)).map(String::as_str);
+    let mut values = rule.data_slots(node).filter_map(|slot| node.input_at(slot)).chain(written);
+    values.find_map(|v| {
+        let kept = policy.kept.get(v).filter(|k| k.format.is_none())?;
+        Some(format!("`{v}` stays float: {}", kept.reason))
+    })
 }
 
 /// That a node works on something else than floats.

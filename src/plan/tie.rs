@@ -37,7 +37,7 @@ impl Ties {
             for value in inputs.chain(node.output.iter().map(String::as_str)) {
                 let value = passed_from(graph, selection, places, policy, present, value).unwrap_or(value);
                 let free = places.pairs.get(value).is_some_and(|p| p.present.is_none());
-                if free && prescribed(graph, selection, policy, value).is_none() {
+                if free && prescribed(graph, selection, policy, value, policy.activations).is_none() {
                     members.extend(own_range(graph, ranges, selection, value).map(|r| (value, r)));
                 }
             }

@@ -41,6 +41,7 @@ pub fn decide(
 ) -> Result<Decision> {
     let mut cx = Context::new(Some(executor), events);
     let Some(source) = source else {
+        recipe.policy.check_choice(false)?;
         check_patterns(model, &recipe.policy, events)?;
         let mut model = model.clone();
         prepare(&mut model, recipe.policy.opset(), &mut cx)?;

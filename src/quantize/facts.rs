@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Reformed, RoundRow, StepRow};
+use super::{KeptReport, Reformed, RoundRow, StepRow};
 use crate::error::Result;
 use crate::model::{Graph, NodeExt};
 use crate::pass::Skipped;
@@ -32,6 +32,8 @@ pub struct Report {
     pub nodes: Vec<NodeRow>,
     /// The steps toward accuracy that were considered, in their order.
     pub steps: Vec<StepRow>,
+    /// The values that were kept out of the format of activations; `None` where that was not asked for.
+    pub kept: Option<KeptReport>,
     /// The weights whose codes were chosen by what they do to outputs, in the order of their layers.
     pub rounding: Vec<RoundRow>,
     /// The nodes that became operators on codes, where these were asked for.

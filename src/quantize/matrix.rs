@@ -77,6 +77,27 @@ impl<'w> Matrix<'w> {
         }
     }
 
+    /// The weights, row by row.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Gives it other weights, as many.
+    pub fn set_weights(&mut self, weights: Vec<f32>) {
+        debug_assert_eq!(weights.len(), self.weights.len());
+        self.weights = weights.into();
+    }
+
+    /// How many columns it has.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Gives the grids other scales, one each.
+    pub fn set_scales(&mut self, scales: Vec<f32>) {
+        self.grids.iter_mut().zip(scales).for_each(|(grid, scale)| grid.scale = scale);
+    }
+
     /// The codes that stand for zeros, or come nearest.
     pub fn zeros(&self) -> Vec<i32> {
         let grid_of = self.row_base.iter().flat_map(|base| self.place.iter().map(move |place| base + place));

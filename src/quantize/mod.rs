@@ -7,10 +7,13 @@ mod matrix;
 mod ranges;
 mod reformed;
 mod reshape;
+mod retarget;
 mod rounding;
 mod shrink;
 mod solve;
+mod spare;
 mod steps;
+mod switches;
 mod tables;
 mod trial;
 mod weights;
@@ -38,6 +41,7 @@ pub use reformed::Reformed;
 pub(crate) use reformed::{reformed, reformed_table, staying_table};
 pub use reshape::StepRow;
 pub use rounding::RoundRow;
+pub use spare::{KeptReport, KeptRow};
 pub use weights::{quantize_dynamic, quantize_weights};
 
 /// The most samples that are held back for verification.
@@ -175,7 +179,7 @@ pub fn quantize_from(
     let mut cx = Context::new(Some(executor), &events);
     let original = modern(model);
     let decided = decide_on(model, &original, source, recipe, &mut cx, &mut clock)?;
-    let Decided { prepared, plan, nodes, steps: taken, rounding, split, verify, float } = decided;
+    let Decided { prepared, plan, nodes, steps: taken, kept, rounding, split, verify, float } = decided;
     if plan.is_idle() {
         return Err(nothing_to_quantize(&nodes));
     }
@@ -213,6 +217,7 @@ pub fn quantize_from(
         nodes,
         weights,
         steps: taken,
+        kept,
         rounding,
         reformed: reformed(&cx.reformed),
         skipped: std::mem::take(&mut cx.skipped),
@@ -230,6 +235,7 @@ struct Decided<'a> {
     plan: Plan,
     nodes: Vec<NodeRow>,
     steps: Vec<StepRow>,
+    kept: Option<KeptReport>,
     rounding: Vec<RoundRow>,
     split: Split,
     /// The samples that verify.
@@ -250,6 +256,8 @@ fn decide_on<'a>(
     let (policy, events) = (&recipe.policy, cx.events);
     let Some(executor) = cx.executor else { return Err(Error::new(ErrorKind::Usage, "there is no engine")) };
 
+    let shown = matches!(source, Source::Samples(_));
+    policy.check_choice(shown)?;
     clock.stage("prepare");
     let mut prepared = model.clone();
     check_patterns(model, policy, events)?;
@@ -341,6 +349,14 @@ fn decide_on<'a>(
             .warn(&format!("`{value}`{whose} held numbers that are not finite ({}); it stays float", stats.non_finite));
     }
 
+    let (mut policy, mut kept) = (policy.clone(), None);
+    if let (Source::Samples(samples), true) = (source, policy.choose_activations) {
+        clock.stage("choose");
+        let trial = Trial::new(original, &prepared, samples, &picked, &policy, executor);
+        kept = Some(spare::spare(&prepared, ranges, &mut policy, trial)?);
+    }
+    let policy = &policy;
+
     clock.stage("plan");
     let mut plan = Plan::decide(&prepared.graph, ranges, policy)?;
     let nodes = facts::rows(&prepared.graph, &plan)?;
@@ -352,7 +368,11 @@ fn decide_on<'a>(
         clock.stage("round");
         let corrects = taken.iter_mut().find(|s| s.step == "correct-bias");
         let source = rounding::Source { samples, picks: &picked, executor, events };
-        (weights, rounding) = rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), &source)?;
+        let decide = |model: &Model, weights: &Reconstructed| Plan::decide_with(&model.graph, ranges, policy, weights);
+        let partly = |weights: &Reconstructed| rounding::partly(&prepared, weights, decide, events);
+        let stages = policy.stages.map(|count| rounding::Stages { count: count.get(), partly: &partly });
+        (weights, rounding) =
+            rounding::reconstruct(&prepared, &plan, &policy.rounding, corrects.is_some(), stages, &source)?;
         plan = Plan::decide_with(&prepared.graph, ranges, policy, &weights)?;
         // Codes that leave the mean to a bias count on it.
         corrects.into_iter().for_each(|step| step.taken = true);
@@ -360,7 +380,7 @@ fn decide_on<'a>(
     if let Some(step) = taken.iter_mut().find(|s| s.step == "correct-bias" && s.taken) {
         (plan, step.places) = steps::correct(&mut prepared, plan, ranges, policy, &weights, cx)?;
     }
-    Ok(Decided { prepared, plan, nodes, steps: taken, rounding, split, verify, float })
+    Ok(Decided { prepared, plan, nodes, steps: taken, kept, rounding, split, verify, float })
 }
 
 /// The model as whoever opens the file gets it, which shares the file's bytes. One that does not fit a single file

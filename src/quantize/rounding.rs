@@ -10,9 +10,9 @@ use crate::calibrate::{PatchMoments, gather_moments};
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
-use crate::model::{Graph, Model, NodeExt, Tensor, Use};
+use crate::model::{Graph, Model, NodeExt, NodeId, Tensor, Use, captures};
 use crate::number::{QuantParams, decibels};
-use crate::pass::has_bias;
+use crate::pass::{self, Context, CorrectBias, Insert, has_bias};
 use crate::plan::{Part, Plan, Reconstructed};
 use crate::round::Rounding;
 use crate::rule::{ChannelIndex, Patches, WeightMatrix};
@@ -33,6 +33,8 @@ pub struct RoundRow {
     pub method: &'static str,
     /// How far the covariances of what it reads were drawn to zero, from 0 to 1, so that the codes hold for other samples too.
     pub shrinkage: f64,
+    /// How far the weights follow what quantization in front makes of what it reads, from 0 to 1.
+    pub retargeted: f64,
     /// The power of the error of the layer's output relative to that of the output, on the samples, with the nearest codes;
     /// `None` where the output is 0.
     pub before: Option<f64>,
@@ -66,10 +68,23 @@ pub(super) struct Layer {
     pub params: QuantParams,
     /// Whether a bias can make good what rounding does to the mean.
     pub biased: bool,
+    /// How many layers lie in front of it on the longest way, where stages ask for it.
+    pub depth: usize,
+}
+
+/// How codes are chosen stage after stage.
+pub(super) struct Stages<'a> {
+    /// How many there are at most.
+    pub count: usize,
+    /// Makes the model in which the weights that have codes by now have them, and all others are float.
+    pub partly: &'a dyn Fn(&Reconstructed) -> Result<Model>,
 }
 
 /// Chooses codes for the weights of the plan, in the graph itself and not in its bodies, by the second moments of what their
 /// layers read; with `corrects`, errors of the mean are left to biases.
+///
+/// With stages, layers read what comes behind the codes of the stages before theirs. The first ones of a stage make good what they
+/// can of what those lost. Then scales and codes take turns, too, which costs time.
 ///
 /// Formats of fewer than 8 bits get scales that are searched for, too. Left to the nearest codes are weights of operators
 /// without patches ([`Patches`]), and those whose inputs the samples never show.
@@ -78,25 +93,93 @@ pub(super) fn reconstruct(
     plan: &Plan,
     rounding: &Rounding,
     corrects: bool,
+    stages: Option<Stages<'_>>,
     source: &Source<'_>,
 ) -> Result<(Reconstructed, Vec<RoundRow>)> {
     let (mut found, mut rows) = (Reconstructed::new(), Vec::new());
-    let layers = layers(&model.graph, plan, corrects)?;
-    let mut rest = &layers[..];
-    while !rest.is_empty() {
-        let count = fitting(&model.graph, rest);
-        let (now, later) = rest.split_at(count);
-        let moments = moments_of(model, now, source)?;
-        for (layer, halves) in now.iter().zip(moments) {
-            let Some(halves) = halves else { continue };
-            let at = || format!("initializer `{}`", layer.initializer);
-            let (weight, row) = solve(&model.graph, layer, halves, rounding).at(at)?;
-            found.insert(layer.initializer.clone(), weight);
-            rows.push(row);
+    let mut layers = layers(&model.graph, plan, corrects)?;
+    let in_stages = match &stages {
+        Some(stages) => in_stages(&model.graph, &mut layers, stages.count),
+        None => vec![&layers[..]],
+    };
+    // What is to be made good is what weights do: values that saturate do so in front of float weights too.
+    let without = stages.as_ref().map(|stages| (stages.partly)(&found)).transpose()?;
+    let exact = without.as_ref().unwrap_or(model);
+    for stage in in_stages {
+        let depth = stage.first().map_or(0, |layer| layer.depth);
+        let partly = stages.as_ref().filter(|_| !found.is_empty()).map(|stages| stages.partly);
+        let moved = partly.map(|partly| partly(&found)).transpose()?;
+        let mut rest = stage;
+        while !rest.is_empty() {
+            let count = fitting(&model.graph, rest, moved.is_some());
+            let (now, later) = rest.split_at(count);
+            let moments = moments_of(&model.graph, exact, moved.as_ref(), now, source)?;
+            for (layer, halves) in now.iter().zip(moments) {
+                let Some(mut halves) = halves else { continue };
+                if layer.depth > depth {
+                    // What it reads here is not what it will read behind the layers of its own stage, and what those make good
+                    // is not to be made good twice.
+                    halves.iter_mut().for_each(|half| half.float = None);
+                }
+                let at = || format!("initializer `{}`", layer.initializer);
+                let (weight, row) = solve(&model.graph, layer, halves, rounding, stages.is_some()).at(at)?;
+                found.insert(layer.initializer.clone(), weight);
+                rows.push(row);
+            }
+            rest = later;
         }
-        rest = later;
     }
     Ok((found, rows))
+}
+
+/// Sorts layers by depth, and splits them into at most so many stages of about as many layers each. Layers of one depth are in
+/// one stage.
+fn in_stages<'a>(graph: &Graph, layers: &'a mut [Layer], count: usize) -> Vec<&'a [Layer]> {
+    let depths = depths(graph, layers);
+    layers.iter_mut().for_each(|l| l.depth = depths.get(&l.initializer).copied().unwrap_or(0));
+    layers.sort_by_key(|l| l.depth);
+    let layers = &*layers;
+    let stage = |layer: &Layer| layers.partition_point(|l| l.depth < layer.depth) * count / layers.len().max(1);
+    layers.chunk_by(|a, b| stage(a) == stage(b)).collect()
+}
+
+/// How many layers a sample has passed through before it comes to a weight, by the weight's name: the most on any way.
+fn depths(graph: &Graph, layers: &[Layer]) -> BTreeMap<String, usize> {
+    let weights: BTreeMap<NodeId, &str> =
+        layers.iter().flat_map(|l| l.uses.iter().map(|at| (at.node, l.initializer.as_str()))).collect();
+    let (mut of_value, mut of_weight): (BTreeMap<&str, usize>, BTreeMap<String, usize>) = Default::default();
+    for (id, node) in graph.nodes() {
+        let reads = node.input.iter().map(String::as_str).chain(captures(node));
+        let mut depth = reads.filter_map(|x| of_value.get(x)).max().copied().unwrap_or(0);
+        if let Some(&weight) = weights.get(&id) {
+            let of_weight = of_weight.entry(weight.to_owned()).or_default();
+            *of_weight = depth.max(*of_weight);
+            depth += 1;
+        }
+        of_value.extend(node.output.iter().map(|y| (y.as_str(), depth)));
+    }
+    of_weight
+}
+
+/// A prepared model with the codes that were chosen by now and float weights elsewhere. `decide` plans a model with given weights.
+pub(super) fn partly(
+    prepared: &Model,
+    weights: &Reconstructed,
+    decide: impl Fn(&Model, &Reconstructed) -> Result<Plan>,
+    events: &dyn Events,
+) -> Result<Model> {
+    let mut model = prepared.clone();
+    let mut cx = Context::new(None, events);
+    let plan = |model: &Model| {
+        let mut plan = decide(model, weights)?;
+        plan.keep_chosen_weights();
+        Ok(plan)
+    };
+    let first = plan(&model)?;
+    pass::run(&CorrectBias { plan: &first }, &mut model, &mut cx)?;
+    let plan = plan(&model)?;
+    pass::run(&Insert { plan: &plan }, &mut model, &mut cx)?;
+    Ok(model)
 }
 
 fn layers(graph: &Graph, plan: &Plan, corrects: bool) -> Result<Vec<Layer>> {
@@ -121,7 +204,7 @@ fn layers(graph: &Graph, plan: &Plan, corrects: bool) -> Result<Vec<Layer>> {
         let own = ChannelIndex::outputs(node, shape).is_some_and(|c| c.channels() == matrix.groups * matrix.rows);
         let biased = corrects && own && has_bias(graph, at.node, &weight)?;
         let (initializer, params) = (decision.initializer.clone(), decision.params.clone());
-        layers.push(Layer { initializer, uses: vec![at], patches, matrix, weight, params, biased });
+        layers.push(Layer { initializer, uses: vec![at], patches, matrix, weight, params, biased, depth: 0 });
     }
     layers.retain(|l| places.get(l.initializer.as_str()).is_some_and(Option::is_some));
     layers.iter_mut().for_each(|l| l.biased &= l.uses.len() == 1);
@@ -134,7 +217,7 @@ fn tap<'a>(graph: &'a Graph, layer: &'a Layer, at: Use) -> (&'a str, &'a Patches
 }
 
 /// How many of the layers, the first ones, have moments that fit together. At least one.
-fn fitting(graph: &Graph, layers: &[Layer]) -> usize {
+fn fitting(graph: &Graph, layers: &[Layer], beside: bool) -> usize {
     let mut taps = Vec::new();
     let mut bytes = 0;
     for (i, layer) in layers.iter().enumerate() {
@@ -142,7 +225,7 @@ fn fitting(graph: &Graph, layers: &[Layer]) -> usize {
             let tap = tap(graph, layer, at);
             if !taps.contains(&tap) {
                 taps.push(tap);
-                bytes += PatchMoments::size(&layer.patches);
+                bytes += PatchMoments::size(&layer.patches, beside);
             }
         }
         if bytes > MOST_BYTES && i > 0 {
@@ -152,10 +235,19 @@ fn fitting(graph: &Graph, layers: &[Layer]) -> usize {
     layers.len()
 }
 
-/// The moments of each layer, in halves, those of all places where its weight is read together.
-fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Vec<Option<[PatchMoments; 2]>>> {
-    let graph = &model.graph;
+/// The moments of each layer, in halves, those of all places where its weight is read together. Nodes of the graph, which holds
+/// the layers, are those of the models.
+///
+/// With a model whose values were moved, they are those of what the layers read there, beside what they read in the other.
+fn moments_of(
+    graph: &Graph,
+    exact: &Model,
+    moved: Option<&Model>,
+    layers: &[Layer],
+    source: &Source<'_>,
+) -> Result<Vec<Option<[PatchMoments; 2]>>> {
     let (mut values, mut taps): (Vec<&str>, Vec<(usize, Patches)>) = (Vec::new(), Vec::new());
+    let mut readers = Vec::new();
     let mut wanted = Vec::new();
     for layer in layers {
         let mut of_layer = Vec::new();
@@ -163,6 +255,7 @@ fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Ve
             let (value, patches) = tap(graph, layer, at);
             let value = values.iter().position(|v| *v == value).unwrap_or_else(|| {
                 values.push(value);
+                readers.push(at.node);
                 values.len() - 1
             });
             let known = taps.iter().position(|(v, p)| (*v, p) == (value, patches));
@@ -173,9 +266,18 @@ fn moments_of(model: &Model, layers: &[Layer], source: &Source<'_>) -> Result<Ve
         }
         wanted.push(of_layer);
     }
-    let watch = values.into_iter().map(str::to_owned).collect();
-    let runner = Runner::new(source.executor, model, watch)?;
-    let mut found = gather_moments(&runner, &taps, source.samples, source.picks, source.events)?;
+    // What is quantized goes by another name where it is read.
+    let names = |model: &Model| {
+        let read = |id: &NodeId| model.graph.node(*id).and_then(|n| n.input_at(0)).unwrap_or_default().to_owned();
+        readers.iter().map(read).collect::<Vec<String>>()
+    };
+    let exact = Runner::up_to(source.executor, exact, names(exact))?;
+    let moved = moved.map(|moved| Runner::up_to(source.executor, moved, names(moved))).transpose()?;
+    let (runner, beside) = match &moved {
+        Some(moved) => (moved, Some(&exact)),
+        None => (&exact, None),
+    };
+    let mut found = gather_moments(runner, beside, &taps, source.samples, source.picks, source.events)?;
     let mut left = vec![0; found.len()];
     wanted.iter().flatten().for_each(|&tap| left[tap] += 1);
     let mut of_layers = Vec::with_capacity(layers.len());

@@ -9,6 +9,7 @@
 use rayon::prelude::*;
 
 use super::matrix::Matrix;
+use super::retarget::Inputs;
 use crate::error::Result;
 use crate::round::{Problem, Rounding, objective, round};
 
@@ -29,12 +30,13 @@ pub(super) fn shrunk(moments: &[f64], columns: usize, share: f64) -> Vec<f64> {
 }
 
 /// The share that serves a layer best: codes chosen with it by the moments of either half of the samples cost least by those
-/// of the other. `halves` has the moments of each matrix.
+/// of the other.
 ///
-/// Where only one half saw anything, that of so many (`count`) independent patches of noise.
-pub(super) fn best_share(matrices: &[Matrix<'_>], halves: [&[Vec<f64>]; 2], counts: [f64; 2]) -> Result<f64> {
+/// Where only one half saw anything, that of so many independent patches of noise.
+pub(super) fn best_share(matrices: &[Matrix<'_>], halves: &[Inputs; 2]) -> Result<f64> {
     let Some(first) = matrices.first() else { return Ok(0.0) };
-    let columns = first.problem(&[]).columns;
+    let columns = first.columns();
+    let counts = halves.each_ref().map(|half| half.count);
     if counts.contains(&0.0) {
         return Ok(columns as f64 / (columns as f64 + counts[0] + counts[1]));
     }
@@ -47,10 +49,10 @@ pub(super) fn best_share(matrices: &[Matrix<'_>], halves: [&[Vec<f64>]; 2], coun
         .flat_map(|(share, half)| some.iter().map(move |one| (share, half, one)))
         .collect();
     let cost = |&(share, half, (group, matrix)): &(f64, usize, &(usize, Matrix<'_>))| -> Result<f64> {
-        let known = shrunk(&halves[half][*group], columns, share);
+        let known = shrunk(&halves[half].moments[*group], columns, share);
         let rounded = round(&matrix.problem(&known), &Rounding::Descent)?;
         // A patch counts as much in one half as in the other.
-        let judge = Problem { moments: &halves[1 - half][*group], ..matrix.problem(&known) };
+        let judge = Problem { moments: &halves[1 - half].moments[*group], ..matrix.problem(&known) };
         Ok(objective(&judge, &rounded.codes) / counts[1 - half])
     };
     let costs: Vec<f64> = trials.par_iter().map(cost).collect::<Result<_>>()?;

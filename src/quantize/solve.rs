@@ -1,18 +1,20 @@
 //! The parameters and codes of one layer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::matrix::Matrix;
+use super::retarget::{Inputs, retarget};
 use super::rounding::{Layer, RoundRow};
 use super::shrink::{best_share, shrunk};
 use crate::calibrate::PatchMoments;
 use crate::error::Result;
 use crate::model::{DataType, Graph, NodeExt};
-use crate::number::{QuantParams, StoredScales};
+use crate::number::{Grid, QuantParams, StoredScales, dequantize};
 use crate::plan::ChosenCodes;
-use crate::round::{Problem, Rounded, Rounding, objective, round, seek_scales};
+use crate::round::{Rounded, Rounding, objective, refine, round, seek_scales};
 
 /// What became of one matrix.
 struct Solved {
@@ -24,21 +26,30 @@ struct Solved {
     after: f64,
 }
 
-/// The parameters and codes of a layer by the moments of both halves of its samples.
+fn scales_of(grids: &[Grid<'_>]) -> Vec<f32> {
+    grids.iter().map(|grid| grid.scale).collect()
+}
+
+/// The parameters and codes of a layer by the moments of both halves of its samples. With `refines`, scales and codes take
+/// turns at the end.
 pub(super) fn solve(
     graph: &Graph,
     layer: &Layer,
     halves: [PatchMoments; 2],
     rounding: &Rounding,
+    refines: bool,
 ) -> Result<((QuantParams, ChosenCodes), RoundRow)> {
     let weights = layer.weight.f32s()?;
     let (mut matrices, alone) = Matrix::all(layer, &weights)?;
-    let products = |m: &PatchMoments| if layer.biased { m.centered() } else { m.products.clone() };
-    let share = best_share(&matrices, halves.each_ref().map(products).each_ref().map(Vec::as_slice), counts(&halves))?;
+    let of_halves = halves.each_ref().map(|half| Inputs::of(half, layer.biased));
     let [mut all, other] = halves;
     all.merge(&other);
     drop(other);
-    let products = products(&all);
+    let inputs = Inputs::of(&all, layer.biased);
+    let retargeted = retarget(&mut matrices, &inputs, &of_halves);
+    let share = best_share(&matrices, &of_halves)?;
+    drop(of_halves);
+    let products = &inputs.moments;
     // A scale that matrices share cannot be searched for in one of them, those that are no floats are rounded, and tables of
     // their own fit the weights as they are.
     let exact = *layer.params.stored_scales() == StoredScales::Floats && layer.params.tables().is_none();
@@ -48,13 +59,18 @@ pub(super) fn solve(
         let power = objective(&matrix.problem(&all.products[group]), &matrix.zeros());
         let before = round(&matrix.problem(&products[group]), &Rounding::Nearest)?.before;
         let known = shrunk(&products[group], layer.matrix.columns, share);
+        let mut scales = scales_of(&matrix.grids);
         if seeks {
-            let found: Vec<f32> = seek_scales(&matrix.problem(&known))?.iter().map(|g| g.scale).collect();
-            matrix.grids.iter_mut().zip(found).for_each(|(grid, scale)| grid.scale = scale);
+            scales = scales_of(&seek_scales(&matrix.problem(&known))?);
+            matrix.set_scales(scales.clone());
         }
-        let rounded = round(&matrix.problem(&known), rounding)?;
-        let after = objective(&Problem { moments: &products[group], ..matrix.problem(&known) }, &rounded.codes);
-        let scales = matrix.grids.iter().map(|g| g.scale).collect();
+        let mut rounded = round(&matrix.problem(&known), rounding)?;
+        if seeks && refines && rounding.polishes() {
+            let (grids, refined) = refine(&matrix.problem(&known), rounded)?;
+            (rounded, scales) = (refined, scales_of(&grids));
+            matrix.set_scales(scales.clone());
+        }
+        let after = objective(&matrix.problem(&products[group]), &rounded.codes);
         Ok(Solved { scales, rounded, power, before, after })
     };
     let solved: Vec<Solved> = matrices.par_iter_mut().enumerate().map(one).collect::<Result<_>>()?;
@@ -77,15 +93,30 @@ pub(super) fn solve(
         operator: node.map_or_else(String::new, |n| n.operator()),
         method,
         shrinkage: share,
+        retargeted,
         before: relative(sum(|s| s.before)),
         after: relative(sum(|s| s.after)),
     };
-    let means = layer.biased.then(|| all.means().into());
     let params = if exact { layer.params.with_scales(scales)? } else { layer.params.clone() };
-    Ok(((params, ChosenCodes { codes: codes.into(), means }), row))
+    let shift = match layer.biased {
+        true => Some(shift(layer, &all, &weights, &dequantize(&codes, layer.weight.shape(), &params)?)),
+        false => None,
+    };
+    Ok(((params, ChosenCodes { codes: codes.into(), shift }), row))
 }
 
-/// How many patches each half saw.
-fn counts(halves: &[PatchMoments; 2]) -> [f64; 2] {
-    halves.each_ref().map(|half| half.count)
+/// What the outputs are off by on average, row after row: `W' E[x] - W E[f]`, where `f` is what the layer reads in the float
+/// model, `x` where that was not gathered.
+fn shift(layer: &Layer, moments: &PatchMoments, exact: &[f32], rounded: &[f32]) -> Arc<[f64]> {
+    let matrix = &layer.matrix;
+    let float = moments.float.as_ref().map_or(&moments.sums, |f| &f.sums);
+    let count = moments.count.max(1.0);
+    let row = |(group, row): (usize, usize)| {
+        let off = (0..matrix.columns).map(|column| {
+            let at = matrix.place(group, row, column);
+            f64::from(rounded[at]) * moments.sums[group][column] - f64::from(exact[at]) * float[group][column]
+        });
+        off.sum::<f64>() / count
+    };
+    (0..matrix.groups).flat_map(|group| (0..matrix.rows).map(move |row| (group, row))).map(row).collect()
 }

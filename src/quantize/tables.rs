@@ -1,6 +1,6 @@
 //! What people read of a quantization.
 
-use super::{Counts, NodeRow, Report, RoundRow, Split, reformed_table, staying_table};
+use super::{Counts, KeptReport, NodeRow, Report, RoundRow, Split, reformed_table, staying_table};
 use crate::number::decibels;
 use crate::pass::{Pass, ToQOperator};
 use crate::report::{Cell, Column, Table, number};
@@ -40,13 +40,36 @@ impl Split {
     }
 }
 
+impl KeptReport {
+    fn in_words(&self) -> String {
+        let (lost, all) = self.products;
+        match self.gain_db {
+            None => format!("all {} groups of values keep their format", self.groups),
+            Some(gain) if self.taken => format!(
+                "{} of {} groups of values kept out of their format, with {lost} of {all} products, {gain:+.1} dB in trial",
+                self.values.len(),
+                self.groups
+            ),
+            Some(gain) => format!("not taken: {gain:+.1} dB"),
+        }
+    }
+}
+
 impl Report {
     /// What was done, the drift of the outputs, what stayed float and why.
     pub fn tables(&self) -> Vec<Table> {
         let on_codes = reformed_table("Operators on codes", &self.reformed);
         let in_qdq = self.skipped.iter().filter(|s| s.pass == ToQOperator { contrib: false }.name());
         let in_qdq = staying_table("Left between DequantizeLinear and QuantizeLinear", in_qdq);
-        let others = [output_table(&self.outputs), self.rounded(), self.operators(), on_codes, in_qdq, self.reasons()];
+        let others = [
+            output_table(&self.outputs),
+            self.kept_out(),
+            self.rounded(),
+            self.operators(),
+            on_codes,
+            in_qdq,
+            self.reasons(),
+        ];
         let mut tables = vec![self.summary()];
         tables.extend(others.into_iter().filter(|t| !t.rows.is_empty()));
         tables
@@ -101,6 +124,9 @@ impl Report {
             };
             t.fact(step.step, text);
         }
+        if let Some(kept) = &self.kept {
+            t.fact("activations", kept.in_words());
+        }
         let gains: Vec<f64> = self.rounding.iter().filter_map(RoundRow::gain_db).filter(|g| g.is_finite()).collect();
         if !gains.is_empty() {
             let mean = gains.iter().sum::<f64>() / gains.len() as f64;
@@ -115,6 +141,21 @@ impl Report {
         match &self.engine {
             Some(engine) => t.fact("engine", engine.clone()),
             None => t.fact("not verified", "no samples were given to run the two models with"),
+        }
+        t
+    }
+
+    /// The values that were kept out of the format of activations.
+    fn kept_out(&self) -> Table {
+        let columns = ["alone dB", "of the noise"].map(Column::right).into_iter();
+        let names = [Column::left("value"), Column::left("made by").spare(2), Column::left("kept as")];
+        let columns = names.into_iter().chain([Column::right("values").spare(1)]).chain(columns).collect();
+        let mut t = Table::new("Activations that lose too much", columns);
+        for row in self.kept.iter().filter(|k| k.taken).flat_map(|k| &k.values) {
+            let made = if row.node.is_empty() { Cell::None } else { Cell::Name(row.node.clone()) };
+            let (value, format) = (Cell::Name(row.value.clone()), Cell::Text(row.format.to_owned()));
+            let numbers = [Cell::Decibels(row.alone_db), Cell::Percent(row.share)];
+            t.rows.push([value, made, format, Cell::Count(row.values as u64)].into_iter().chain(numbers).collect());
         }
         t
     }

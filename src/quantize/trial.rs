@@ -10,7 +10,7 @@ use crate::exec::{Executor, Runner, Seen, Worker, spread};
 use crate::model::{Graph, Model, NodeExt, Tensor};
 use crate::number::{Drift, Format};
 use crate::pass::{self, Context, Insert};
-use crate::plan::{Plan, Policy, Reconstructed, watch_list};
+use crate::plan::{Kept, Plan, Policy, Reconstructed, watch_list};
 use crate::rule::{OpRule, Role};
 use crate::sample::Samples;
 use crate::scaling::{Scaling, Shapes};
@@ -34,19 +34,19 @@ const UNTOUCHED: f64 = 100.0;
 
 /// Few samples, to try a step on.
 pub(super) struct Trial<'a> {
-    samples: &'a dyn Samples,
-    executor: &'a dyn Executor,
+    pub samples: &'a dyn Samples,
+    pub executor: &'a dyn Executor,
     policy: Policy,
-    picks: Vec<usize>,
-    targets: Targets,
+    pub picks: Vec<usize>,
+    pub targets: Targets,
     /// What the float model makes of them: a list for each sample.
-    reference: Vec<Vec<Vec<f32>>>,
+    pub reference: Vec<Vec<Vec<f32>>>,
 }
 
 /// What a trial compares: outputs, and in the place of probabilities what they are made of. Those are near 0 or 1 for most
 /// samples whatever is in front of them, and so few samples say little by them.
-struct Targets {
-    watch: Vec<String>,
+pub(super) struct Targets {
+    pub watch: Vec<String>,
     outputs: Vec<String>,
 }
 
@@ -89,7 +89,7 @@ impl Targets {
     }
 
     /// What a model makes of the samples.
-    fn see(&self, runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
+    pub fn see(&self, runner: &Runner<'_>, samples: &dyn Samples, picks: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
         let places = self.places(runner);
         let one = |worker: &mut Worker<'_, '_>, i: usize| {
             let at = || format!("sample {}", picks[i]);
@@ -151,6 +151,18 @@ impl<'a> Trial<'a> {
         let (reference, channels): (Vec<_>, Vec<_>) = made.into_iter().unzip();
         self.reference = reference;
         Ok((ranges, SampleChannels::gather(&channels, &unknown)))
+    }
+
+    /// Runs the prepared model, which still computes what the float model does, and keeps what others are compared with.
+    pub fn refer(&mut self, prepared: &Model) -> Result<()> {
+        let runner = Runner::new(self.executor, prepared, self.targets.watch.clone())?;
+        self.reference = self.targets.see(&runner, self.samples, &self.picks)?;
+        Ok(())
+    }
+
+    /// From now on, these values are kept out of the format of activations.
+    pub fn keep(&mut self, kept: BTreeMap<String, Kept>) {
+        self.policy.kept = kept;
     }
 
     /// On how many samples it compares.

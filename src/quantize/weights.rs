@@ -1,7 +1,7 @@
 //! Quantization without ranges: of weights alone, or of activations too by the range they have in each run. No samples,
 //! no engine, and no more memory than the largest weights take.
 
-use super::rounding::{Source, reconstruct};
+use super::rounding::{Source, Stages, partly, reconstruct};
 use super::{
     Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split,
 };
@@ -12,7 +12,7 @@ use crate::model::{Model, Scratch};
 use crate::pass::{
     self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
 };
-use crate::plan::{Mode, Plan, Policy, Switch, opset_of_weights};
+use crate::plan::{Mode, Plan, Policy, Reconstructed, Switch, opset_of_weights};
 use crate::sample::Samples;
 use crate::validate::{compare, modern};
 
@@ -85,7 +85,14 @@ fn without_ranges(
         clock.stage("round");
         let source = Source { samples, picks: &picks.0, executor, events: &events };
         let corrects = policy.steps.correct_bias != Switch::Off;
-        let (chosen, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, &source)?;
+        let decide = |_: &Model, weights: &Reconstructed| {
+            let mut plan = plan.clone();
+            plan.take_weights(weights);
+            Ok(plan)
+        };
+        let partly = |weights: &Reconstructed| partly(&quantized, weights, decide, &events);
+        let stages = policy.stages.map(|count| Stages { count: count.get(), partly: &partly });
+        let (chosen, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, stages, &source)?;
         plan.take_weights(&chosen);
         rounding = rows;
         if corrects {
@@ -123,6 +130,7 @@ fn without_ranges(
         nodes,
         weights,
         steps: Vec::new(),
+        kept: None,
         rounding,
         reformed: Vec::new(),
         skipped: std::mem::take(&mut cx.skipped),

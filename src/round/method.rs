@@ -60,6 +60,11 @@ impl Rounding {
         }
     }
 
+    /// Whether it ends with a descent.
+    pub fn polishes(self) -> bool {
+        !matches!(self, Rounding::Nearest | Rounding::Stochastic { .. })
+    }
+
     /// Whether it asks for the second moments of the layer's input.
     pub fn needs_moments(self) -> bool {
         self != Rounding::Nearest

@@ -14,7 +14,7 @@
 //! - `H` of a Gemm or MatMul comes from the rows of its input, of a Conv from the patches under its kernel; a grouped
 //!   Conv is one [`Problem`] a group. Its unit does not matter: a mean is as good as a sum.
 //! - Where the layer will see inputs `X'` that quantization upstream has already moved, the objective `|WX - W'X'|^2` is
-//!   the same with `H = X' X'^T` and weights `W X X'^T H^-1`, up to a constant: the caller replaces the weights.
+//!   the same with `H = X' X'^T` and weights `W X X'^T H^-1`, up to a constant: [`Moved`] has the change of the weights.
 //!
 //! | method | file | source |
 //! |---|---|---|
@@ -25,6 +25,7 @@
 //! | [`Rounding::AdaRound`] | `adaround.rs` | Nagel et al. 2020 |
 //! | [`Rounding::Auto`] | `mod.rs` | the least of nearest and GPTQ, both polished |
 //! | [`seek_scales`] | `scales.rs` | SeqMSE, AdaQuant |
+//! | [`refine`] | `refine.rs` | scales and codes in turn |
 //!
 //! All but nearest and stochastic end with the descent of [`Rounding::Descent`], which polishes what they found; and
 //! none gives back a row of codes that is worse than nearest's.
@@ -43,6 +44,8 @@ mod made;
 mod method;
 mod pairs;
 mod problem;
+mod refine;
+mod retarget;
 mod scales;
 mod stochastic;
 
@@ -52,6 +55,8 @@ pub use adaround::AdaRoundOptions;
 pub use gptq::GptqOptions;
 pub use method::Rounding;
 pub use problem::{GridOf, Problem, objective};
+pub use refine::refine;
+pub use retarget::{Fall, Moved};
 pub use scales::seek_scales;
 
 use crate::error::Result;

@@ -121,14 +121,19 @@ impl<'a> Problem<'a> {
     }
 }
 
+/// What a code stands for before the scale, in f64.
+#[inline]
+pub(super) fn level(grid: Grid<'_>, code: i32) -> f64 {
+    match grid.table {
+        Some(table) => usize::try_from(code).ok().and_then(|c| table.get(c)).map_or(f64::NAN, |&level| level.into()),
+        None => f64::from(code) - f64::from(grid.zero),
+    }
+}
+
 /// The real number of a code, in f64.
 #[inline]
-pub(super) fn real(grid: Grid, code: i32) -> f64 {
-    if let Some(table) = grid.table {
-        let level = usize::try_from(code).ok().and_then(|c| table.get(c)).copied().unwrap_or(f32::NAN);
-        return f64::from(level) * f64::from(grid.scale);
-    }
-    (f64::from(code) - f64::from(grid.zero)) * f64::from(grid.scale)
+pub(super) fn real(grid: Grid<'_>, code: i32) -> f64 {
+    level(grid, code) * f64::from(grid.scale)
 }
 
 /// The real number of a code after that of another, in f64.

@@ -25,7 +25,7 @@ const FACTORS: std::ops::RangeInclusive<usize> = 6..=24;
 /// What they are multiples of.
 const FACTOR: f64 = 0.05;
 /// So many rows are searched together.
-const TOGETHER: usize = 192;
+pub(super) const TOGETHER: usize = 192;
 
 /// The given grids with scales that leave a smaller objective when each weight takes its nearest code; where none does, as
 /// they were.
@@ -33,19 +33,8 @@ const TOGETHER: usize = 192;
 /// Rows that share one of their grids must share all of them, in the same order (`row_base`). Errors as
 /// [`round`](super::round), and when rows share some grids only.
 pub fn seek_scales<'a>(problem: &Problem<'a>) -> Result<Vec<Grid<'a>>> {
-    problem.check()?;
+    let (places, teams) = teams(problem)?;
     let mut grids = problem.grids.to_vec();
-    // Rows by the first of their grids: those that share their grids are searched together.
-    let places = problem.grid_of.place.iter().max().map_or(0, |last| last + 1);
-    let mut rows: Vec<usize> = (0..problem.rows).collect();
-    rows.sort_by_key(|&row| problem.grid_of.row_base[row]);
-    let teams: Vec<&[usize]> =
-        rows.chunk_by(|&a, &b| problem.grid_of.row_base[a] == problem.grid_of.row_base[b]).collect();
-    let base = |team: &[usize]| team.first().map_or(0, |&row| problem.grid_of.row_base[row]);
-    if let Some(pair) = teams.windows(2).find(|pair| base(pair[1]) - base(pair[0]) < places) {
-        let what = format!("rows from grid {} and from grid {} share some of {places}", base(pair[0]), base(pair[1]));
-        return Err(Error::new(ErrorKind::Unsupported, what).hint("give rows the same grids or none in common"));
-    }
     // So many teams that their rows are worth a matrix product.
     let wanted = problem.rows.div_ceil(2).min(TOGETHER);
     let together = (wanted * teams.len()).div_ceil(problem.rows.max(1));
@@ -55,6 +44,24 @@ pub fn seek_scales<'a>(problem: &Problem<'a>) -> Result<Vec<Grid<'a>>> {
         grids[at] = grid;
     }
     Ok(grids)
+}
+
+/// How many grids lie along a row, and the rows that share theirs, by the first of them.
+///
+/// Errors as [`round`](super::round), and when rows share some grids only.
+pub(super) fn teams(problem: &Problem) -> Result<(usize, Vec<Vec<usize>>)> {
+    problem.check()?;
+    let places = problem.grid_of.place.iter().max().map_or(0, |last| last + 1);
+    let base = |row: usize| problem.grid_of.row_base[row];
+    let mut rows: Vec<usize> = (0..problem.rows).collect();
+    rows.sort_by_key(|&row| base(row));
+    let teams: Vec<Vec<usize>> = rows.chunk_by(|&a, &b| base(a) == base(b)).map(<[usize]>::to_vec).collect();
+    if let Some(pair) = teams.windows(2).find(|pair| base(pair[1][0]) - base(pair[0][0]) < places) {
+        let what =
+            format!("rows from grid {} and from grid {} share some of {places}", base(pair[0][0]), base(pair[1][0]));
+        return Err(Error::new(ErrorKind::Unsupported, what).hint("give rows the same grids or none in common"));
+    }
+    Ok((places, teams))
 }
 
 /// The search for some teams of rows. A team shares its grids.
@@ -86,7 +93,7 @@ struct Outcome {
 }
 
 impl<'p, 'a> Search<'p, 'a> {
-    fn of(problem: &'p Problem<'a>, teams: &[&[usize]], places: usize) -> Search<'p, 'a> {
+    fn of(problem: &'p Problem<'a>, teams: &[Vec<usize>], places: usize) -> Search<'p, 'a> {
         let rows: Vec<usize> = teams.concat();
         let team = teams.iter().enumerate().flat_map(|(t, rows)| vec![t; rows.len()]).collect();
         let bases: Vec<usize> =
@@ -229,7 +236,7 @@ impl<'p, 'a> Search<'p, 'a> {
 }
 
 /// The grid with another scale, which is a positive finite number.
-fn with_scale(grid: Grid<'_>, scale: f64) -> Grid<'_> {
+pub(super) fn with_scale(grid: Grid<'_>, scale: f64) -> Grid<'_> {
     Grid { scale: (scale as f32).clamp(f32::MIN_POSITIVE, f32::MAX), ..grid }
 }
 

@@ -146,28 +146,41 @@ impl Patches {
         }
     }
 
-    /// Shows the patches of a group.
-    pub fn visit(&self, x: &[f32], places: &Places, group: usize, look: Look, mut show: impl FnMut(PatchView<'_>)) {
+    /// Shows the patches of a group, those of all the values side by side.
+    pub fn visit<const N: usize>(
+        &self,
+        values: [&[f32]; N],
+        places: &Places,
+        group: usize,
+        look: Look,
+        mut show: impl FnMut([PatchView<'_>; N]),
+    ) {
         let count = places.windows[0];
         match &self.kind {
             _ if places.count() == 0 || self.columns == 0 => {}
-            Kind::Rows => show(PatchView { numbers: x, column_stride: 1, patch_stride: self.columns, count }),
-            Kind::Columns => show(PatchView { numbers: x, column_stride: count, patch_stride: 1, count }),
+            Kind::Rows => {
+                show(values.map(|numbers| PatchView { numbers, column_stride: 1, patch_stride: self.columns, count }));
+            }
+            Kind::Columns => {
+                show(values.map(|numbers| PatchView { numbers, column_stride: count, patch_stride: 1, count }));
+            }
             Kind::Windows(window) => {
                 let area = places.size[0] * places.size[1];
                 let depth = places.channels / self.groups;
                 let rows = places.rows(look.enough);
                 for item in 0..places.batch {
                     let start = (item * places.channels + group * depth) * area;
-                    let image = &x[start..start + depth * area];
+                    let images = values.map(|x| &x[start..start + depth * area]);
                     let point = |start: usize, count| {
-                        let numbers = &image[start..];
-                        PatchView { numbers, column_stride: area, patch_stride: 1, count }
+                        images.map(|image| {
+                            let numbers = &image[start..];
+                            PatchView { numbers, column_stride: area, patch_stride: 1, count }
+                        })
                     };
                     match *window {
                         Window::POINT if rows.len() == places.windows[0] => show(point(0, area)),
                         Window::POINT => rows.iter().for_each(|row| show(point(row * places.size[1], places.size[1]))),
-                        _ => window.lay_out(image, places, &rows, look.at_a_time, &mut show),
+                        _ => window.lay_out(images, places, &rows, look.at_a_time, &mut show),
                     }
                 }
             }
@@ -231,53 +244,60 @@ impl Window {
     }
 
     /// Lays some rows of windows out, so many windows at a time.
-    fn lay_out(
+    fn lay_out<const N: usize>(
         &self,
-        image: &[f32],
+        images: [&[f32]; N],
         places: &Places,
         rows: &[usize],
         most: usize,
-        show: &mut impl FnMut(PatchView<'_>),
+        show: &mut impl FnMut([PatchView<'_>; N]),
     ) {
         let along = places.windows[1];
-        let [height, width] = places.size;
-        let area = height * width;
-        let columns = image.len() / area * self.kernel[0] * self.kernel[1];
+        let area = places.size[0] * places.size[1];
+        let columns = images.first().map_or(0, |image| image.len() / area * self.kernel[0] * self.kernel[1]);
         let most = (most / along).clamp(1, rows.len());
-        let mut laid = vec![0f32; columns * most * along];
+        let column_stride = most * along;
+        let mut laid = images.map(|_| vec![0f32; columns * column_stride]);
         for rows in rows.chunks(most) {
             let count = rows.len() * along;
-            let taps = laid.chunks_mut(most * along).zip(0..columns);
-            for (tap, column) in taps {
-                let (channel, tap_at) =
-                    (column / (self.kernel[0] * self.kernel[1]), column % (self.kernel[0] * self.kernel[1]));
-                let (ky, kx) = (tap_at / self.kernel[1], tap_at % self.kernel[1]);
-                let plane = &image[channel * area..(channel + 1) * area];
-                for (row, out) in rows.iter().zip(tap[..count].chunks_mut(along)) {
-                    let y = row * self.strides[0] + ky * self.dilations[0];
-                    let line = y.checked_sub(places.front[0]).filter(|&y| y < height);
-                    let Some(line) = line.map(|y| &plane[y * width..(y + 1) * width]) else {
-                        out.fill(0.0);
-                        continue;
-                    };
-                    // Of those windows whose tap lies inside of the image.
-                    let (shift, stride) = (kx * self.dilations[1], self.strides[1]);
-                    let first = places.front[1].saturating_sub(shift).div_ceil(stride).min(along);
-                    let end = (width + places.front[1]).saturating_sub(shift).div_ceil(stride).clamp(first, along);
-                    out[..first].fill(0.0);
-                    out[end..].fill(0.0);
-                    let from = (first * stride + shift).saturating_sub(places.front[1]);
-                    let inside = &mut out[first..end];
-                    match stride {
-                        1 => inside.copy_from_slice(&line[from..from + inside.len()]),
-                        _ => inside
-                            .iter_mut()
-                            .zip(line[from.min(width)..].iter().step_by(stride))
-                            .for_each(|(o, &x)| *o = x),
-                    }
+            for (image, laid) in images.iter().zip(&mut laid) {
+                for (column, tap) in laid.chunks_mut(column_stride).enumerate() {
+                    self.lay_tap(image, places, column, rows, &mut tap[..count]);
                 }
             }
-            show(PatchView { numbers: &laid, column_stride: most * along, patch_stride: 1, count });
+            show(laid.each_ref().map(|numbers| PatchView { numbers, column_stride, patch_stride: 1, count }));
+        }
+    }
+
+    /// Lays out one number of each window of some rows.
+    fn lay_tap(&self, image: &[f32], places: &Places, column: usize, rows: &[usize], tap: &mut [f32]) {
+        let [height, width] = places.size;
+        let along = places.windows[1];
+        let taps = self.kernel[0] * self.kernel[1];
+        let (ky, kx) = (column % taps / self.kernel[1], column % self.kernel[1]);
+        let plane = &image[column / taps * height * width..][..height * width];
+        // Of the windows of a row, those whose tap lies inside of the image.
+        let (shift, stride) = (kx * self.dilations[1], self.strides[1]);
+        let first = places.front[1].saturating_sub(shift).div_ceil(stride).min(along);
+        let end = (width + places.front[1]).saturating_sub(shift).div_ceil(stride).clamp(first, along);
+        let from = (first * stride + shift).saturating_sub(places.front[1]);
+        for (row, out) in rows.iter().zip(tap.chunks_mut(along)) {
+            let y = row * self.strides[0] + ky * self.dilations[0];
+            let line = y.checked_sub(places.front[0]).filter(|&y| y < height);
+            let Some(line) = line.map(|y| &plane[y * width..(y + 1) * width]) else {
+                out.fill(0.0);
+                continue;
+            };
+            out[..first].fill(0.0);
+            out[end..].fill(0.0);
+            let inside = &mut out[first..end];
+            match stride {
+                1 => inside.copy_from_slice(&line[from..from + inside.len()]),
+                _ => {
+                    let taken = line[from.min(width)..].iter().step_by(stride);
+                    inside.iter_mut().zip(taken).for_each(|(out, &x)| *out = x);
+                }
+            }
         }
     }
 }
@@ -302,7 +322,7 @@ mod tests {
     /// The patches of the first group, where so many of an image are enough.
     fn seen(patches: &Patches, x: &[f32], places: &Places, enough: usize) -> Vec<Vec<f32>> {
         let mut seen = Vec::new();
-        patches.visit(x, places, 0, Look { at_a_time: 10, enough }, |view| {
+        patches.visit([x], places, 0, Look { at_a_time: 10, enough }, |[view]| {
             for p in 0..view.count {
                 let at = |c: usize| view.numbers[c * view.column_stride + p * view.patch_stride];
                 seen.push((0..patches.columns()).map(at).collect::<Vec<f32>>());

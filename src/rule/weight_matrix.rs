@@ -75,16 +75,6 @@ impl WeightMatrix {
         (0..rows).for_each(|row| turned.extend((0..columns).map(|column| x[column * rows + row])));
         turned
     }
-
-    /// Multiplies every element by the number of its column, of which there are so many for each group, group after group.
-    pub fn scale_columns(&self, weight: &mut [f64], by: &[f64]) {
-        for group in 0..self.groups {
-            let by = &by[group * self.columns..(group + 1) * self.columns];
-            for row in 0..self.rows {
-                by.iter().enumerate().for_each(|(column, by)| weight[self.place(group, row, column)] *= by);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -118,6 +118,11 @@ impl TypeSet {
         self.0.is_empty()
     }
 
+    /// Whether a tensor is in it.
+    pub fn has_tensors(&self) -> bool {
+        self.0.iter().any(|t| matches!(t, Tensor(_)))
+    }
+
     /// The only type in it.
     pub fn only(&self) -> Option<ValueType> {
         match self.0[..] {

@@ -47,6 +47,9 @@ pub struct Target {
     pub activations: Format,
     /// The formats that activations may have.
     pub activation_formats: Vec<Format>,
+    /// Operators compute on activations of 16 bits as they do on those of 8, all of an operator alike: the way out for values
+    /// that lose too much in 8. They stay float elsewhere.
+    pub wide_kernels: bool,
     /// Activations have their zero point in the middle of the format.
     pub symmetric_activations: bool,
     /// Narrower ranges, of activations and of weights, are widened to this; 0 where any will do.
@@ -157,6 +160,13 @@ impl Target {
     /// The target of that name.
     pub fn by_name(name: &str) -> Option<&'static Target> {
         Self::all().into_iter().find(|t| t.name == name)
+    }
+
+    /// The format of activations that lose too much in `base`: 16 bits, signed as `base` is; `None` where no operator computes on
+    /// them.
+    pub fn wide_activations(&self, base: Format) -> Option<Format> {
+        let wide = if base.signed() { Format::INT16 } else { Format::UINT16 };
+        (self.wide_kernels && base.bits < wide.bits && self.allows_activations(wide)).then_some(wide)
     }
 
     /// Whether integer kernels of the operator can write float.

@@ -18,6 +18,7 @@ pub static QNN: LazyLock<Target> = LazyLock::new(|| Target {
     opset: 13,
     activations: Format::UINT8,
     activation_formats: vec![Format::UINT8, Format::UINT16, Format::INT16],
+    wide_kernels: true,
     symmetric_activations: false,
     minimum_range: 1e-4,
     weights: Format::INT8,

@@ -16,6 +16,8 @@ impl Target {
         t.fact("opset", format!("{} or later", self.opset));
         let also = others(self.activations.name, self.activation_formats.iter().map(|f| f.name).collect());
         t.fact("activations", format!("{}{also}", self.activations()));
+        let wide = self.wide_activations(self.activations).map_or("float", |f| f.name);
+        t.fact("what loses too much", format!("{wide}, with `--activations auto`"));
         t.fact(
             "minimum range",
             if self.minimum_range > 0.0 { format!("{:e}", self.minimum_range) } else { "none".into() },

@@ -24,6 +24,7 @@ pub static TENSORRT: LazyLock<Target> = LazyLock::new(|| Target {
     opset: 13,
     activations: Format::INT8,
     activation_formats: vec![Format::INT8],
+    wide_kernels: false,
     symmetric_activations: true,
     minimum_range: 0.0,
     weights: Format::INT8,

@@ -14,6 +14,7 @@ pub static TRACT: LazyLock<Target> = LazyLock::new(|| Target {
     opset: 13,
     activations: Format::UINT8,
     activation_formats: vec![Format::UINT8, Format::INT8],
+    wide_kernels: false,
     symmetric_activations: false,
     minimum_range: 0.0,
     weights: Format::INT8,

@@ -16,6 +16,7 @@ pub static XNNPACK: LazyLock<Target> = LazyLock::new(|| Target {
     opset: 13,
     activations: Format::INT8,
     activation_formats: vec![Format::INT8],
+    wide_kernels: false,
     symmetric_activations: false,
     minimum_range: 0.0,
     weights: Format::INT8,
