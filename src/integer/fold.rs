@@ -3,6 +3,7 @@
 use super::around::{behind, dequantizer, in_front};
 use super::layer;
 use super::lift::{drop_unread, fills};
+use super::made::{Input, Made};
 use super::outcome::{Outcome, on_codes};
 use super::source::{interpolates, moves};
 use super::table::MS;
@@ -94,45 +95,6 @@ fn store_constants(graph: &mut Graph) -> Result<()> {
 fn reads_dequantized(graph: &Graph, node: &NodeProto) -> bool {
     let between = Linear::quantizes(node) || Linear::dequantizes(node);
     !between && node.input.iter().any(|name| dequantizer(graph, name).is_some())
-}
-
-/// The node that takes the place of another.
-pub(super) struct Made {
-    pub at: NodeId,
-    /// Without its inputs.
-    pub node: NodeProto,
-    pub inputs: Vec<Input>,
-    /// Nodes that go.
-    pub gone: Vec<NodeId>,
-    /// Values that are another one now.
-    pub twins: Vec<(String, String)>,
-}
-
-/// An input of a node on codes.
-pub(super) enum Input {
-    Value(String),
-    /// A constant that is not there yet, named after a value and what it is to it.
-    Constant(String, Tensor),
-}
-
-impl Made {
-    fn put(self, graph: &mut Graph) -> Result<()> {
-        for gone in self.gone {
-            graph.remove(gone);
-        }
-        let mut node = self.node;
-        for input in self.inputs {
-            node.input.push(match input {
-                Input::Value(name) => name,
-                Input::Constant(base, value) => graph.add_constant(&base, &value),
-            });
-        }
-        while node.input.last().is_some_and(String::is_empty) {
-            node.input.pop();
-        }
-        graph.edit(self.at, |n| *n = node)?;
-        self.twins.iter().try_for_each(|(old, new)| graph.redirect(old, new))
-    }
 }
 
 /// An operator that only moves elements.

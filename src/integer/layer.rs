@@ -1,7 +1,7 @@
 //! Float operators that compute, between DequantizeLinear and QuantizeLinear, as operators on codes.
 
 use super::around::{Codes, Quantized, behind, dequantizer, in_front};
-use super::fold::{Input, Made};
+use super::made::{Input, Made};
 use super::table::{IntegerOp, MS, OPERATORS, Operands, Output, Style};
 use crate::error::{Refusal, no};
 use crate::model::{

@@ -11,6 +11,7 @@ mod fold;
 mod form;
 mod layer;
 mod lift;
+mod made;
 mod outcome;
 mod packed;
 mod source;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tempfile::NamedTempFile;
 
 use super::map::{map, release};
-use super::write::{folder_of, name, temporary};
+use super::unfinished::{folder_of, name, temporary};
 use super::{DataType, Model, Tensor, TensorProto};
 use crate::proto::StringStringEntryProto;
 use crate::proto::tensor_proto::DataLocation;

@@ -20,6 +20,7 @@ mod scratch;
 mod sparse;
 mod taken;
 mod tensor;
+mod unfinished;
 mod widen;
 mod wire;
 mod write;
@@ -43,8 +44,9 @@ pub use scratch::Scratch;
 pub use sparse::{SparseHead, sparse_name};
 pub use tensor::Tensor;
 pub(crate) use tensor::hold_axes;
+pub use unfinished::{folder_of, remove_unfinished};
 pub use widen::widen;
-pub use write::{ExternalData, WriteOptions, Written, folder_of, remove_unfinished, replace_file};
+pub use write::{ExternalData, WriteOptions, Written, replace_file};
 
 pub use crate::proto::tensor_proto::DataType;
 pub use crate::proto::{

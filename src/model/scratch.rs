@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::map::map_scratch;
-use super::{Tensor, write::temporary};
+use super::{Tensor, unfinished::temporary};
 use crate::error::{Error, Result};
 
 /// Tensors smaller than this stay in memory.

@@ -12,8 +12,8 @@ use crate::plan::{Plan, Verdict};
 ///
 /// - **Does**: quantizes what they read with one DynamicQuantizeLinear a value, whatever the number of its readers;
 ///   multiplies the integer sums by the scale of the value times those of the weight; adds a bias in float. Gemm
-///   becomes MatMul first: its `alpha` and `beta` become products, `transB` turns the codes of the weight, `transA`
-///   those of the value. Padding of ConvInteger is with the zero point, which stands for 0.
+///   becomes MatMul first: its `alpha` and `beta` become products, `transB`, and a Transpose before MatMul, turns the codes of the weight, `transA`
+///   those of the value. Codes that others read too are turned in the graph, so that they are stored once. Padding of ConvInteger is with the zero point, which stands for 0.
 /// - **Skips when** the plan says otherwise.
 ///
 /// ```text
@@ -38,6 +38,8 @@ struct Rewrite {
     id: NodeId,
     node: NodeProto,
     dequantize: NodeId,
+    /// The Transpose between that and the node.
+    turn: Option<NodeId>,
     codes: String,
     scale: String,
     /// The zero point, where it is not 0.
@@ -48,14 +50,19 @@ impl Rewrite {
     fn of(graph: &Graph, id: NodeId) -> Result<Rewrite> {
         let missing = || Error::new(ErrorKind::InvalidModel, "its weight is not behind DequantizeLinear");
         let node = graph.node(id).ok_or_else(missing)?.clone();
-        let (dequantize, _) = node.input_at(1).and_then(|w| graph.producer(w)).ok_or_else(missing)?;
+        let (mut dequantize, _) = node.input_at(1).and_then(|w| graph.producer(w)).ok_or_else(missing)?;
+        let turn = graph.node(dequantize).filter(|n| n.is("Transpose")).map(|n| (dequantize, n.input_at(0)));
+        if let Some((_, weight)) = turn {
+            (dequantize, _) = weight.and_then(|w| graph.producer(w)).ok_or_else(missing)?;
+        }
+        let turn = turn.map(|(id, _)| id);
         let linear = graph.node(dequantize).filter(|n| Linear::dequantizes(n)).ok_or_else(missing)?;
         let (codes, scale) = linear.input_at(0).zip(linear.input_at(1)).ok_or_else(missing)?;
         let zero = match linear.input_at(2) {
             Some(name) if Linear::read(graph, linear)?.zero_points.iter().any(|&z| z != 0) => Some(name.to_owned()),
             _ => None,
         };
-        Ok(Rewrite { id, dequantize, codes: codes.to_owned(), scale: scale.to_owned(), zero, node })
+        Ok(Rewrite { id, dequantize, turn, codes: codes.to_owned(), scale: scale.to_owned(), zero, node })
     }
 
     /// Writes the node in integers; `quantized` holds what was quantized already.
@@ -83,9 +90,22 @@ impl Rewrite {
             graph.insert(At::Before(self.id), node)?;
             x_codes = turned;
         }
-        if gemm && self.node.int("transB").unwrap_or(0) != 0 {
-            let turned = transposed(&graph.constant(&codes)?.ok_or_else(missing)?)?;
-            codes = graph.add_constant_beside(&self.codes, &self.codes, &turned);
+        if self.turn.is_some() || gemm && self.node.int("transB").unwrap_or(0) != 0 {
+            let real = graph.node(self.dequantize).and_then(|n| n.output_at(0)).unwrap_or_default();
+            let read = graph.uses(&codes).len() > 1 || graph.uses(real).len() > 1;
+            codes = match read || graph.is_shared(&codes) {
+                // Codes are stored once: others read them as they are.
+                true => {
+                    let turned = graph.fresh_name(&format!("{codes}_transposed"));
+                    let node = named(graph, "Transpose", y, &[&codes], &turned, vec![attribute::ints("perm", &[1, 0])]);
+                    graph.insert(At::Before(self.id), node)?;
+                    turned
+                }
+                false => {
+                    let turned = transposed(&graph.constant(&codes)?.ok_or_else(missing)?)?;
+                    graph.add_constant_beside(&self.codes, &self.codes, &turned)
+                }
+            };
         }
         // A number a channel stands in axis 1 of what a convolution makes.
         let rank = graph.stated_rank(&self.codes).filter(|_| self.node.is("Conv"));
@@ -128,6 +148,12 @@ impl Rewrite {
             chain.push("Add", vec![bias], vec![]);
         }
         chain.write(graph, y)?;
+        for id in self.turn.into_iter() {
+            let turned = graph.node(id).and_then(|n| n.output_at(0)).unwrap_or_default().to_owned();
+            if graph.uses(&turned).is_empty() && !graph.is_pinned(&turned) {
+                graph.remove(id);
+            }
+        }
         let real = graph.node(self.dequantize).and_then(|n| n.output_at(0)).unwrap_or_default().to_owned();
         if graph.uses(&real).is_empty() && !graph.is_pinned(&real) {
             graph.remove(self.dequantize);

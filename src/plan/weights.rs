@@ -1,14 +1,17 @@
 //! The plan that needs no samples: weights become codes; everything computes in float, or quantizes what it reads by
 //! the range that this has in each run.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::fit::weight_ranges;
 use super::{ConstantDecision, Emit, NodeDecision, Part, Plan, Policy, Present, Verdict};
 use crate::error::{Place, Result};
-use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, dtype_name, release};
-use crate::number::{Granularity, Levels, QuantParams, ScaleForm, Scheme};
+use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, attribute, dtype_name, release};
+use crate::number::{Granularity, Levels, QuantParams, ScaleForm, Scheme, rounding_loss};
 use crate::rule::{OpRule, Role, WeightMatrix};
 
 /// A table with fewer numbers is not worth the node that dequantizes what was picked from it.
@@ -17,9 +20,9 @@ const SMALL_TABLE: usize = 4096;
 /// A layer with fewer inputs or outputs than this is faster in float than what it reads is quantized.
 const SLIGHT: usize = 16;
 
-/// How many times smaller zero points must make the power of the noise of a signed weight to be worth the sums that
-/// they cost.
-const WORTH_ZERO_POINTS: f64 = 1.5;
+/// How many times smaller zero points must make the error of a signed weight, the sum of the squares, to be worth the sums
+/// that they cost.
+const WORTH_ZERO_POINTS: f64 = 1.2;
 
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +30,14 @@ pub enum Mode {
     /// They stay float.
     Weights,
     /// They are quantized by the range that they have in each run, to uint8, where the node has a form in integers;
-    /// they stay float elsewhere. Signed weights then have zero points where these take a third off their noise
-    /// (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
+    /// they stay float elsewhere. Signed weights then have zero points where these take a sixth off the error of
+    /// rounding them (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
     Dynamic,
 }
 
 impl Plan {
     /// Decides which weights are stored as codes, from the weights alone: those of nodes that multiply and accumulate,
-    /// and tables whose rows Gather picks; in the bodies of If, Loop and Scan too.
+    /// and tables whose rows Gather picks; in the bodies of If, Loop and Scan too. What several nodes read is stored once.
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
     pub fn of_weights(graph: &Graph, policy: &Policy, mode: Mode) -> Result<Plan> {
@@ -46,17 +49,23 @@ impl Plan {
                 plan.nodes.push(NodeDecision { node: id, verdict: Verdict::Already, reason: reason.to_owned() });
                 continue;
             }
-            match weight_of(graph, policy, node) {
-                Ok(at) => wanted.push((id, Use { node: id, slot: at })),
+            match weight_of(graph, policy, id, node) {
+                Ok(at) => wanted.push((id, at)),
                 Err(reason) => plan.nodes.push(float(id, reason)),
             }
         }
         let fitted: Vec<Result<Result<ConstantDecision, String>>> =
-            wanted.par_iter().map(|&(_, at)| fit(graph, policy, mode, at).at(|| graph.label(at.node))).collect();
-        for ((node, at), outcome) in wanted.into_iter().zip(fitted) {
-            match outcome? {
+            wanted.par_iter().map(|&(id, at)| fit(graph, policy, mode, id, at).at(|| graph.label(id))).collect();
+        let mut fitted = fitted.into_iter().collect::<Result<Vec<_>>>()?;
+        let wishes = tie(graph, &wanted, &mut fitted);
+        for (((node, at), outcome), wish) in wanted.into_iter().zip(fitted).zip(wishes) {
+            match outcome {
                 Ok(decision) => {
-                    let (verdict, reason) = form(graph, policy, mode, at, &decision);
+                    let tied = wish.filter(|wish| *wish != decision.params);
+                    let (verdict, reason) = match tied {
+                        Some(_) => (Verdict::WeightOnly, "its weight is stored once, as codes for another node".into()),
+                        None => form(graph, policy, mode, Use { node, ..at }, &decision),
+                    };
                     if verdict != Verdict::Float {
                         plan.constants.insert(at, decision);
                     }
@@ -73,6 +82,52 @@ impl Plan {
         }
         Ok(plan)
     }
+}
+
+/// Lets nodes that read one constant, such as an embedding and the last layer that is tied to it, read the same codes: those
+/// with the most bits, and among these those of a node that multiplies. Returns what each node wanted.
+fn tie(
+    graph: &Graph,
+    wanted: &[(NodeId, Use)],
+    fitted: &mut [Result<ConstantDecision, String>],
+) -> Vec<Option<QuantParams>> {
+    let wishes = fitted.iter().map(|f| f.as_ref().ok().map(|d| d.params.clone())).collect();
+    let mut best: BTreeMap<String, ((u32, bool), QuantParams)> = BTreeMap::new();
+    for (&(node, _), decision) in wanted.iter().zip(&*fitted) {
+        let Ok(decision) = decision else { continue };
+        let rank = (decision.params.format().bits, graph.node(node).is_some_and(|n| !n.is("Gather")));
+        match best.get_mut(&decision.initializer) {
+            Some(known) if known.0 >= rank => {}
+            Some(known) => *known = (rank, decision.params.clone()),
+            None => drop(best.insert(decision.initializer.clone(), (rank, decision.params.clone()))),
+        }
+    }
+    for decision in fitted.iter_mut().flatten() {
+        if let Some((_, params)) = best.get(&decision.initializer) {
+            decision.params = params.clone();
+        }
+    }
+    wishes
+}
+
+/// The Transpose that turns a matrix for slot 1 of a MatMul, and nothing else.
+fn turns_weight(graph: &Graph, node: &NodeProto) -> Option<NodeId> {
+    let turned = node.input_at(1).filter(|_| node.is("MatMul"))?;
+    let (id, _) = graph.producer(turned)?;
+    let transpose = graph.node(id).filter(|n| n.is("Transpose"))?;
+    let matrix = graph.initializer(transpose.input_at(0)?)?.dims.len() == 2;
+    let swaps = transpose.ints("perm").is_none_or(|p| p == [1, 0]);
+    (matrix && swaps && !graph.is_output(turned)).then_some(id)
+}
+
+/// The node as one that reads the weight where it lies: MatMul behind a Transpose is Gemm with `transB`.
+fn at_weight<'a>(node: &'a NodeProto, id: NodeId, at: Use) -> Cow<'a, NodeProto> {
+    if at.node == id {
+        return Cow::Borrowed(node);
+    }
+    let mut gemm = NodeProto { op_type: Some("Gemm".to_owned()), input: node.input.clone(), ..NodeProto::default() };
+    gemm.set(attribute::int("transB", 1));
+    Cow::Owned(gemm)
 }
 
 /// How a node computes with its codes, and why.
@@ -95,7 +150,7 @@ fn form(graph: &Graph, policy: &Policy, mode: Mode, at: Use, decision: &Constant
         (Mode::Weights, Emit::Qdq | Emit::QOperator { .. }) => {
             (Verdict::WeightOnly, "its weight is stored as codes".into())
         }
-        (Mode::Weights, Emit::MatMulNBits) => match packed_refusal(node, decision) {
+        (Mode::Weights, Emit::MatMulNBits) => match packed_refusal(graph, node, decision) {
             None => (Verdict::Packed, "its weight is packed in blocks".into()),
             Some(reason) => float(reason),
         },
@@ -122,9 +177,12 @@ fn dynamic_refusal(graph: &Graph, node: &NodeProto, weight: &str) -> Option<Stri
 }
 
 /// Why a node does not become MatMulNBits.
-fn packed_refusal(node: &NodeProto, decision: &ConstantDecision) -> Option<&'static str> {
+fn packed_refusal(graph: &Graph, node: &NodeProto, decision: &ConstantDecision) -> Option<&'static str> {
     if !node.is("MatMul") {
         return Some("MatMulNBits stands for MatMul alone");
+    }
+    if turns_weight(graph, node).is_some() {
+        return Some("a Transpose turns it");
     }
     match decision.params.granularity() {
         Granularity::Block { axis: 0, .. } => None,
@@ -140,11 +198,11 @@ fn float(node: NodeId, reason: String) -> NodeDecision {
 /// The lowest opset in which the weights that [`Plan::of_weights`] takes can be written behind DequantizeLinear: its
 /// scale has the type of what it makes, which may be float16 or bfloat16 since opset 19.
 pub fn opset_of_weights(graph: &Graph, policy: &Policy) -> Result<i64> {
-    let narrow = |node: &NodeProto| {
-        let weight = weight_of(graph, policy, node).ok().and_then(|slot| node.input_at(slot));
+    let narrow = |id: NodeId, node: &NodeProto| {
+        let weight = weight_of(graph, policy, id, node).ok().and_then(|at| graph.node(at.node)?.input_at(at.slot));
         weight.and_then(|w| graph.stated_dtype(w)).is_some_and(|d| d != DataType::Float)
     };
-    if graph.nodes().any(|(_, node)| narrow(node)) {
+    if graph.nodes().any(|(id, node)| narrow(id, node)) {
         return Ok(policy.opset().max(19));
     }
     graph
@@ -170,8 +228,8 @@ fn stored(dtype: DataType, scale: f32) -> f32 {
     }
 }
 
-/// The slot of the node's weight, or why it stays float.
-fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, String> {
+/// Where the node's weight is read, by itself or by the Transpose before it; or why it stays float.
+fn weight_of(graph: &Graph, policy: &Policy, id: NodeId, node: &NodeProto) -> Result<Use, String> {
     let slot = match OpRule::of(node) {
         Some(rule) if rule.role == Role::Compute => rule.weight_slot().ok_or("it has no weight")?,
         Some(_) if node.is("Gather") => table_of(graph, node)?,
@@ -180,13 +238,17 @@ fn weight_of(graph: &Graph, policy: &Policy, node: &NodeProto) -> Result<usize, 
     if let Some(reason) = policy.unwanted(graph, node) {
         return Err(reason);
     }
-    let name = node.input_at(slot).ok_or("it has no weight")?;
+    let at = match turns_weight(graph, node) {
+        Some(turn) => Use { node: turn, slot: 0 },
+        None => Use { node: id, slot },
+    };
+    let name = graph.node(at.node).and_then(|n| n.input_at(at.slot)).ok_or("it has no weight")?;
     if graph.sparse_initializer(name).is_some() {
         return Err(format!("its weight `{name}` is sparse"));
     }
     let tensor = graph.initializer(name).ok_or_else(|| format!("its weight `{name}` is not a constant"))?;
     match DataType::try_from(tensor.data_type()) {
-        Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16) => Ok(slot),
+        Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16) => Ok(at),
         Ok(other) => Err(format!("its weight `{name}` is {}, not float32, float16 or bfloat16", dtype_name(other))),
         Err(_) => Err(format!("the type of its weight `{name}` is unknown")),
     }
@@ -220,16 +282,15 @@ fn scheme(policy: &Policy, mode: Mode, rule: &OpRule, node: &NodeProto, shape: &
 }
 
 /// Scales and zero points for the weight, or why it stays float.
-fn fit(graph: &Graph, policy: &Policy, mode: Mode, at: Use) -> Result<Result<ConstantDecision, String>> {
-    let Some((node, rule)) = graph.node(at.node).and_then(|n| Some((n, OpRule::of(n)?))) else {
-        return Ok(Err("it has no rule".into()));
-    };
-    let initializer = node.input_at(at.slot).unwrap_or_default().to_owned();
+fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Result<Result<ConstantDecision, String>> {
+    let Some(node) = graph.node(id).map(|n| at_weight(n, id, at)) else { return Ok(Err("it is not there".into())) };
+    let Some(rule) = OpRule::of(&node) else { return Ok(Err("it has no rule".into())) };
+    let initializer = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
     let Some(tensor) = graph.constant(&initializer)? else { return Ok(Err("it has no weight".into())) };
     if tensor.is_empty() {
         return Ok(Err(format!("its weight `{initializer}` holds no number")));
     }
-    let scheme = scheme(policy, mode, rule, node, tensor.shape());
+    let scheme = scheme(policy, mode, rule, &node, tensor.shape());
     let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
         if scheme.format.levels != Levels::Linear || scheme.scales != ScaleForm::Float {
             let finite = tensor.f32s()?.iter().all(|x| x.is_finite());
@@ -243,10 +304,12 @@ fn fit(graph: &Graph, policy: &Policy, mode: Mode, at: Use) -> Result<Result<Con
     // MatMulInteger takes a zero point a column.
     if mode == Mode::Dynamic && scheme.symmetric && !node.is("Conv") && !node.is("ConvTranspose") {
         let affine = params(&Scheme { symmetric: false, narrow: false, ..scheme })?;
-        let noise =
-            |p: &Option<QuantParams>| p.iter().flat_map(|p| p.scales()).map(|&s| f64::from(s).powi(2)).sum::<f64>();
-        if noise(&affine) * WORTH_ZERO_POINTS < noise(&chosen) {
-            chosen = affine;
+        if let (Some(plain), Some(zeros)) = (&chosen, &affine) {
+            let x = tensor.f32s()?;
+            let loss = |params| rounding_loss(&x, tensor.shape(), params).map(|(_, error)| error);
+            if loss(zeros)? * WORTH_ZERO_POINTS < loss(plain)? {
+                chosen = affine;
+            }
         }
     }
     release(tensor.bytes());
