@@ -32,7 +32,8 @@ fn weights_take_a_format_by_its_name() {
     let desk = Desk::new();
     let out = desk.path("out.onnx");
     let quantize = |more: &[&str]| {
-        run(&[&["quantize", DIGITS, "--mode", "weights", "--force", "-o", &out, "--json"], more].concat())
+        let mode: &[&str] = if more.contains(&"--mode") { &[] } else { &["--mode", "weights"] };
+        run(&[&["quantize", DIGITS, "--force", "-o", &out, "--json"], mode, more].concat())
     };
     for (options, format, storage) in [
         (&["--weights", "nf4"][..], "nf4", "native"),

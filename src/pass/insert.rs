@@ -15,7 +15,7 @@ use crate::model::{
     At, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, TensorProto, Use, attribute,
     of_format, release,
 };
-use crate::number::{Granularity, QuantParams, encode, pack};
+use crate::number::{Granularity, QuantParams, Storage, encode, pack};
 use crate::plan::{ConstantDecision, Plan, StorageForm, Turned, ValueDecision, Verdict};
 use crate::round;
 
@@ -138,7 +138,11 @@ fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<Par
         }
         _ => Tensor::from_f32(shape.clone(), params.scales().to_vec()),
     };
-    let zero = pack(params.format(), params.zero_points());
+    let zero = match params.format().storage {
+        // The zero of floats is their zero, whose bits are zeros.
+        Storage::Float(_) => vec![0; params.zero_points().len()],
+        _ => pack(params.format(), params.zero_points()),
+    };
     let zero = Tensor::new(of_format(params.format()), shape, zero.into())?;
     let scale = graph.add_constant_beside(base, &format!("{base}_scale"), &scale);
     Ok((scale, graph.add_constant_beside(base, &format!("{base}_zero_point"), &zero)))
