@@ -109,3 +109,27 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
     assert!(child.wait().unwrap().success() && words.is_empty(), "{words}");
 }
+
+#[test]
+fn weights_are_shown_in_formats_that_they_are_not_in() {
+    let formats = ["--formats", "int8,int4/tensor,int4,vsq4"];
+    let text = stdout(&[&["inspect", DIGITS, "--sort", "elements", "--top", "1"], &formats[..]].concat());
+    let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    let row = |first: &str| rows.iter().find(|r| r.first() == Some(&first)).unwrap_or_else(|| panic!("{text}")).clone();
+    assert_eq!(row("node")[3..], ["int8", "int4/tensor", "int4", "vsq4"]);
+    let number = |cell: &str| cell.trim_start_matches('*').parse::<f64>().unwrap();
+    for r in [row("block3.expand.conv"), row("all")] {
+        let cells = &r[r.len() - 4..];
+        // Of 8 bits there is one format: nothing to choose from. Of 4 bits the one with most scales is nearest.
+        assert!(!cells[0].starts_with('*') && cells[3].starts_with('*') && !cells[1].starts_with('*'), "{r:?}");
+        assert!(cells[1..].is_sorted_by(|a, b| number(a) < number(b)) && number(cells[0]) > 40.0, "{r:?}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&[&["inspect", DIGITS, "--json"], &formats[..]].concat())).unwrap();
+    let cell = &json["weights"][0]["formats"][2];
+    assert_eq!((&cell["format"], json["formats"].as_array().unwrap().len()), (&"int4".into(), 4));
+    assert!(cell["sqnr_db"].as_f64().unwrap() > 20.0 && cell["bits_per_weight"].as_f64().unwrap() > 4.0);
+    assert!(stdout(&["inspect", DIGITS, "--json"]).find("\"formats\"").is_none());
+    let wrong = qdq(&["inspect", DIGITS, "--formats", "int4,int9"]).assert().code(2);
+    assert!(String::from_utf8_lossy(&wrong.get_output().stderr).contains("there is no format `int9`"));
+}

@@ -52,5 +52,5 @@ fn the_readme_shows_what_the_program_prints() {
         );
         shown += 1;
     }
-    assert_eq!(shown, 13);
+    assert_eq!(shown, 14);
 }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use qdq::error::Result;
 use qdq::exec::Tract;
-use qdq::inspect::{SortKey, activations, diagnose, inspect};
+use qdq::inspect::{SortKey, activations, diagnose, forecast, inspect};
 use qdq::model::Model;
+use qdq::number::WeightFormat;
 
 use super::data::HowArgs;
 use super::print::FormArgs;
@@ -36,6 +37,11 @@ pub struct InspectArgs {
     #[arg(long)]
     diagnose: bool,
 
+    /// Show what each weight would lose in these formats, as `--weights` of quantize takes them: int8,int4/b32,mxfp4. Found by
+    /// the weights alone, at the best clip; `qdq formats` lists the formats
+    #[arg(long, value_name = "FORMAT,FORMAT", value_delimiter = ',')]
+    formats: Vec<WeightFormat>,
+
     /// Run samples, and show the ranges of all activations: a .npy, .npz or .safetensors file, a folder of JPEG or PNG
     /// images, a folder of ONNX test data, or random:N
     #[arg(long, value_name = "SOURCE", help_heading = "Samples")]
@@ -53,6 +59,7 @@ Examples:
   qdq inspect model.onnx
   qdq inspect model.onnx --sort spread --top 10
   qdq inspect model.onnx --diagnose --sort sqnr-tensor
+  qdq inspect model.onnx --formats int8,int4,int4/b32,nf4,mxfp4
   qdq inspect model.onnx --data calib.npz
   qdq inspect model.int8.onnx --markdown > model.md
   qdq inspect model.onnx --json | jq '.weights[] | select(.sqnr_tensor_db < 20) | .node'
@@ -68,6 +75,9 @@ impl InspectArgs {
         let mut inspection = inspect(&model).map_err(|e| e.at(format!("`{}`", self.model.display())))?;
         if self.diagnose {
             inspection.with_diagnosis(&diagnose(&model, &Tract)?);
+        }
+        if !self.formats.is_empty() {
+            inspection.with_forecast(forecast(&model, &self.formats)?);
         }
         if let Some(source) = &self.data {
             let progress = Progress::new(self.form.quiet);

@@ -35,10 +35,10 @@ pub struct Diagnosis {
 pub fn diagnose(model: &Model, executor: &dyn Executor) -> Result<Vec<Diagnosis>> {
     let gains = gains(model, executor).unwrap_or_default();
     let walk = Walk::of(model);
-    floats(&walk, |node, x, shape| {
+    floats(&walk, |weight, x| {
         Ok(Diagnosis {
-            sqnr_clip_db: x.map(|x| clipped(x, shape)).transpose()?.flatten(),
-            equalize_gain_db: gains.get(node).copied(),
+            sqnr_clip_db: x.map(|x| clipped(x, weight.shape)).transpose()?.flatten(),
+            equalize_gain_db: gains.get(weight.path).copied(),
         })
     })
 }

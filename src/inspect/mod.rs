@@ -9,6 +9,7 @@ mod activations;
 mod coded;
 mod diagnosis;
 mod facts;
+mod formats;
 mod quantization;
 mod statistics;
 mod tables;
@@ -26,6 +27,7 @@ pub use activations::{ActivationRow, MethodRange, activations};
 pub use coded::{Coding, Grain, Span};
 pub use diagnosis::{Diagnosis, diagnose};
 pub use facts::{Extent, ModelFacts, OperatorCount, Opset, ValueFact};
+pub use formats::{Forecast, FormatTotal, InFormat, forecast};
 pub use quantization::{Coverage, Quantization, QuantizedActivation, StyleCount};
 pub use statistics::Statistics;
 pub use tables::style_words;
@@ -42,6 +44,10 @@ pub struct Inspection {
     pub weights: Vec<WeightRow>,
     /// How many weights there are, whatever [`Inspection::truncate`] left.
     pub weights_total: usize,
+    /// What all weights together would lose in other formats, whatever [`Inspection::truncate`] left; empty if that was not
+    /// asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<FormatTotal>,
     /// What was seen of the activations when samples were run; `None` if none were.
     pub activations: Option<Vec<ActivationRow>>,
     /// How many activations were seen, whatever [`Inspection::truncate`] left.
@@ -87,6 +93,7 @@ pub fn inspect(model: &Model) -> Result<Inspection> {
         quantization: quantization::of(&walk)?,
         weights_total: weights.len(),
         weights,
+        formats: Vec::new(),
         activations: None,
         activations_total: 0,
     })
@@ -107,6 +114,13 @@ impl Inspection {
     /// Adds what [`diagnose`] told of the weights.
     pub fn with_diagnosis(&mut self, told: &[Diagnosis]) {
         self.weights.iter_mut().for_each(|w| w.diagnosis = told.get(w.place).copied());
+    }
+
+    /// Adds what [`forecast`] told of the weights.
+    pub fn with_forecast(&mut self, told: Forecast) {
+        let mut rows = told.rows;
+        self.weights.iter_mut().for_each(|w| w.formats = rows.get_mut(w.place).map(std::mem::take).unwrap_or_default());
+        self.formats = told.total;
     }
 
     /// Sorts the weights; those without the number come last, equal ones in the order of execution.

@@ -2,17 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::{ActivationRow, Coding, Coverage, Grain, Inspection, MethodRange, ModelFacts, Quantization};
+use super::{ActivationRow, Coding, Coverage, FormatTotal, Grain, Inspection, MethodRange, ModelFacts, Quantization};
 use super::{QuantizedActivation, Span, StyleCount, ValueFact, WeightRow};
 use crate::error::listed;
 use crate::report::{Cell, Column, Table, number};
 
 impl Inspection {
-    /// The facts as tables: the model, its weights, the quantized activations if there are any, and what was seen of
+    /// The facts as tables: the model, its weights or what they would lose in other formats, the quantized activations if there are any, and what was seen of
     /// the activations.
     pub fn tables(&self) -> Vec<Table> {
         let mut tables =
             vec![model(&self.model, self.quantization.as_ref()), weights(&self.weights, self.weights_total)];
+        if !self.formats.is_empty() {
+            tables[1] = formats(&self.weights, &self.formats, self.weights_total);
+        }
         let quantized = self.quantization.iter().filter(|q| !q.activations.is_empty());
         tables.extend(quantized.map(|q| quantized_activations(&q.activations, q.activations_total)));
         if let Some(rows) = &self.activations {
@@ -160,6 +163,37 @@ fn weights(rows: &[WeightRow], total: usize) -> Table {
     let mut t = Table::new(titled("Weights", rows.len(), total), columns);
     t.rows = rows.iter().map(|w| shows.iter().map(|show| show(w)).collect()).collect();
     t.notes.extend((!words.is_empty()).then(|| words.join(" ")));
+    t
+}
+
+/// What weights would lose in other formats; in each row the nearest of several formats of as many bits is marked.
+fn formats(rows: &[WeightRow], total: &[FormatTotal], count: usize) -> Table {
+    let mut columns = vec![Column::left("node"), Column::left("operator").spare(2), Column::left("shape").spare(1)];
+    columns.extend(total.iter().map(|t| Column::right(&t.format)));
+    let mut t = Table::new(titled("Weights in formats, SQNR in dB", rows.len(), count), columns);
+    let cells = |found: Vec<Option<f64>>| -> Vec<Cell> {
+        let rivals = |i: usize| (0..total.len()).filter(move |&j| j != i && total[j].bits == total[i].bits);
+        let best = |i: usize| rivals(i).next().is_some() && rivals(i).all(|j| found[i] >= found[j]);
+        let marked = |i: usize, db| format!("{}{}", if best(i) { "*" } else { "" }, number::decibels(db));
+        found.iter().enumerate().map(|(i, db)| Cell::of(*db, |db| Cell::Text(marked(i, db)))).collect()
+    };
+    for w in rows.iter().filter(|w| !w.formats.is_empty()) {
+        let mut row = vec![Cell::Name(w.node.clone()), Cell::Text(w.operator.clone()), shape(&w.shape)];
+        row.extend(cells(w.formats.iter().map(|c| c.sqnr_db).collect()));
+        t.rows.push(row);
+    }
+    let blank = || Cell::Text(String::new());
+    let mut all = vec![Cell::Text("all weights".to_owned()), blank(), blank()];
+    all.extend(cells(total.iter().map(|t| t.sqnr_db).collect()));
+    let mut bits = vec![Cell::Text("bits a weight".to_owned()), blank(), blank()];
+    bits.extend(total.iter().map(|t| Cell::Text(format!("{:.2}", t.bits_per_weight))));
+    t.rows.extend([all, bits]);
+    t.notes.push(
+        "Rounded to the nearest at the clip of least squared error, by the weights alone; *: the nearest of its row among \
+         formats of as many bits. \
+         all weights: their noise together. bits a weight: with scales, zero points and tables."
+            .to_owned(),
+    );
     t
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::coded::{Coding, Stored, gathers_codes, stored};
 use super::diagnosis::Diagnosis;
+use super::formats::InFormat;
 use super::statistics::{Statistics, measure};
 use super::walk::Walk;
 use crate::error::{Place, Result};
@@ -39,6 +40,9 @@ pub struct WeightRow {
     /// What a closer look told; `None` if there was none.
     #[serde(flatten)]
     pub diagnosis: Option<Diagnosis>,
+    /// What it would lose in other formats; empty if that was not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<InFormat>,
     /// Its place among all rows, in the order of execution.
     #[serde(skip)]
     pub(super) place: usize,
@@ -63,6 +67,8 @@ const LARGE: u64 = 1024;
 struct Found {
     site: usize,
     axis: Option<usize>,
+    /// Whether the operator takes weights there; it is a constant of another use otherwise.
+    placed: bool,
     stored: Stored,
 }
 
@@ -81,27 +87,56 @@ pub(super) fn rows(walk: &Walk<'_>) -> Result<Vec<WeightRow>> {
     rows.into_iter().collect()
 }
 
-/// Visits the weights of [`rows`] with the path of the node, the numbers of a float constant, and the shape. In parallel; the
-/// order of what comes out is that of the rows.
+/// A weight that is visited.
+pub(super) struct Seen<'a> {
+    /// The node that reads it, behind those around it.
+    pub path: &'a str,
+    /// Its place in [`Walk::constants`].
+    pub constant: usize,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Whether the operator takes weights there; it is a constant of another use otherwise.
+    pub placed: bool,
+    /// The axis of its channels.
+    pub axis: Option<usize>,
+    /// The axis along which its products are summed up.
+    pub summed: Option<usize>,
+}
+
+/// Visits the weights of [`rows`] with the numbers of a float constant. In parallel; the order of what comes out is that of
+/// the rows.
 pub(super) fn floats<R: Send>(
     walk: &Walk<'_>,
-    visit: impl Fn(&str, Option<&[f32]>, &[usize]) -> Result<R> + Sync,
+    visit: impl Fn(&Seen<'_>, Option<&[f32]>) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
     let one = |found: &Found| {
         let (path, constant) = (walk.path(found.site), &walk.constants[found.stored.constant]);
         let shape = constant.shape()?;
+        let summed = summed_axis(walk.sites[found.site].node, found, shape.len());
+        let (constant_at, placed, axis) = (found.stored.constant, found.placed, found.axis);
+        let weight = Seen { path: &path, constant: constant_at, shape: &shape, placed, axis, summed };
         let seen = match &found.stored.code {
-            None => constant.floats(|x| visit(&path, Some(x), &shape))?.transpose()?,
+            None => constant.floats(|x| visit(&weight, Some(x)))?.transpose()?,
             Some(_) => None,
         };
         constant.release();
         match seen {
             Some(seen) => Ok(seen),
-            None => visit(&path, None, &shape),
+            None => visit(&weight, None),
         }
     };
     let seen: Vec<Result<R>> = find(walk)?.par_iter().map(|f| one(f).at(|| walk.sites[f.site].node.label())).collect();
     seen.into_iter().collect()
+}
+
+/// The axis along which the products of a weight are summed up, or along which a row of a table lies.
+fn summed_axis(node: &NodeProto, found: &Found, rank: usize) -> Option<usize> {
+    let axis = found.axis?;
+    match OpRule::of(node).filter(|r| r.weight_slot().is_some()) {
+        Some(rule) => rule.summed_axis(node, rank),
+        None if is_recurrent(node) => Some(2),
+        None => (rank == 2).then_some(1 - axis.min(1)),
+    }
 }
 
 fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
@@ -121,7 +156,8 @@ fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
             }
             let shape = constant.shape()?;
             let wide = shape.iter().filter(|&&d| d > 1).count() > 1;
-            let axis = match in_weight_slot(node, rule, slot, shape.len()) {
+            let place = in_weight_slot(node, rule, slot, shape.len());
+            let axis = match place {
                 Some(axis) => axis,
                 None if rule.is_some_and(|r| r.bias == Some(slot)) => continue,
                 None if !wide || constant.elements()? < LARGE || !elsewhere.insert(stored.constant) => continue,
@@ -131,7 +167,7 @@ fn find(walk: &Walk<'_>) -> Result<Vec<Found>> {
                 Some(code) if axis.is_none() => code.facts(walk)?.axis,
                 _ => None,
             };
-            found.push(Found { site, axis: axis.or(code_axis), stored });
+            found.push(Found { site, axis: axis.or(code_axis), placed: place.is_some(), stored });
         }
     }
     Ok(found)
@@ -185,6 +221,7 @@ fn row(walk: &Walk<'_>, found: &Found, place: usize) -> Result<WeightRow> {
         statistics: statistics.transpose()?.unwrap_or_default(),
         coding,
         diagnosis: None,
+        formats: Vec::new(),
         place,
     })
 }

@@ -283,15 +283,15 @@ fn scheme(policy: &Policy, mode: Mode, rule: &OpRule, node: &NodeProto, shape: &
 }
 
 /// Whether codes of a signed weight, of 7 bits or 8, can have zero points of their own: behind DequantizeLinear, and where
-/// MatMulInteger reads them, which takes one a column; ConvInteger takes one for all channels. A target that takes no affine
-/// weights of 8 bits takes none, and blocks have none, as in MatMulNBits: zero points would take as much as they save.
+/// MatMulInteger reads them, which takes one a column; ConvInteger takes one for all channels. Blocks, whose numbers are of a
+/// size, have none, nor formats that are no integers; and a target that takes no affine weights of 8 bits takes none.
 fn takes_zero_points(policy: &Policy, mode: Mode, node: &NodeProto, scheme: &Scheme) -> bool {
     let convolves = node.is("Conv") || node.is("ConvTranspose");
     let fits = node.is("Gather") || mode == Mode::Weights || !convolves;
     let affine = policy.target.weight_formats.iter().any(|f| !f.signed() && f.bits == 8);
+    let blocks = matches!(scheme.granularity, Granularity::Block { .. });
     let linear = scheme.format.levels == Levels::Linear && scheme.scales == ScaleForm::Float;
-    let whole = !matches!(scheme.granularity, Granularity::Block { .. });
-    affine && fits && linear && scheme.format.bits >= 7 && whole
+    affine && fits && linear && scheme.format.bits >= 7 && !blocks
 }
 
 /// Scales and zero points for the weight, or why it stays float.

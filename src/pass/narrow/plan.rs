@@ -6,7 +6,7 @@ use super::sites::{Site, Tie, bodies_are_known, ties};
 use super::types::{Maker, Types, bound, types};
 use super::{Narrow, Narrowing, exact, islands};
 use crate::model::{
-    DataType, GraphProto, ModelProto, NodeExt, NodeProto, Tensor, TensorProto, captures, dtype_name, is_float,
+    DataType, GraphProto, ModelProto, NodeExt, NodeProto, Tensor, TensorProto, captures, dtype_name, is_float, release,
     sparse_name,
 };
 use crate::rule::{OpRule, Role};
@@ -288,7 +288,9 @@ impl<'m> Plan<'m> {
         let tensor = Tensor::from_proto(self.tensors.get(name)?).ok()?;
         let numbers = tensor.f32s().ok()?;
         let finite = numbers.iter().copied().filter(|x| x.is_finite());
-        finite.map(|x| (x, x)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        let found = finite.map(|x| (x, x)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        release(tensor.bytes());
+        found
     }
 
     /// Why a node would overflow, by what was seen on samples.

@@ -15,8 +15,8 @@ pub(super) type Types = HashMap<String, ValueType>;
 pub(super) fn types(graph: &GraphProto, sites: &[Site<'_>]) -> Types {
     let mut types = Types::new();
     stated(graph, &mut types);
-    // What is read may be known by what reads it: a second round sees what the first found behind.
-    while sites.iter().map(|site| unify(site, &mut types)).fold(false, |a, b| a | b) {}
+    // What is made may be known by what reads it: there and back, until that tells nothing new.
+    while sites.iter().chain(sites.iter().rev()).fold(false, |news, site| unify(site, &mut types) || news) {}
     types
 }
 
