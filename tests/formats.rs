@@ -3,18 +3,19 @@
 
 mod common;
 
-use common::{InMemory, emit_storage, model, node, noise, run};
+use common::{InMemory, emit, emit_storage, model, model_of, node, noise, run, samples_of};
 use qdq::error::ErrorKind;
 use qdq::events::Silent;
 use qdq::exec::Tract;
 use qdq::model::{Model, Tensor};
-use qdq::number::{WeightFormat, dequantize};
+use qdq::number::{Format, WeightFormat, dequantize};
 use qdq::observe::Method;
 use qdq::plan::{Policy, StorageForm};
-use qdq::quantize::{Quantized, quantize_weights};
+use qdq::quantize::{Quantized, Recipe, quantize, quantize_weights};
 use qdq::round::{Rounding, nearest};
 use qdq::sample::Sample;
 use qdq::target::{ORT_CPU, TENSORRT, TRACT, onnxruntime_runs};
+use qdq::validate::{Questions, validate};
 
 /// Inputs that fill no block of 16, 32 or 64.
 const INPUTS: usize = 70;
@@ -135,4 +136,34 @@ fn what_a_target_does_not_run_is_refused() {
     for (name, target) in [("nf4", &*ORT_CPU), ("fp8e4m3", &ORT_CPU), ("vsq4", &ORT_CPU), ("nvfp4", &TENSORRT)] {
         check(name, target, StorageForm::Native).unwrap();
     }
+}
+
+#[test]
+fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
+    let float = model_of("digits/model.onnx");
+    let samples = samples_of("digits/calib.npz", &float);
+    let cases = [
+        (Format::E4M3FN, false, 20.0),
+        (Format::E5M2, false, 14.0),
+        (Format::UINT8, true, 20.0),
+        (Format::INT16, true, 20.0),
+        (Format::E4M3FN, true, 20.0),
+    ];
+    for (format, power, least) in cases {
+        let policy = Policy { activations: format, power_activations: power, ..Policy::of(&ORT_CPU) };
+        policy.check_formats().unwrap();
+        let made = quantize(&float, samples.as_ref(), &Recipe { policy }, &Tract, &Silent).unwrap();
+        let found = validate(&float, &made.model, samples.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
+        let db = found.outputs[0].sqnr_db.unwrap();
+        assert!(db > least, "{} {power}: {db}", format.name);
+        for decision in made.plan.values.values() {
+            assert_eq!(decision.params.format(), format);
+            let whole = decision.params.scales().iter().all(|s| s.to_bits() & 0x7f_ffff == 0);
+            assert!(whole || !power, "{:?}", decision.params);
+        }
+        let name = format!("activations_{}{}", format.name, if power { "_power" } else { "" });
+        emit(&name, &float, &made.model, samples.as_ref(), &found.outputs);
+    }
+    let policy = Policy { activations: Format::E4M3FN, calibration: Method::Entropy, ..Policy::of(&ORT_CPU) };
+    assert!(policy.check_methods().unwrap_err().to_string().contains("`entropy` chooses ranges of integers"));
 }

@@ -26,7 +26,7 @@ fn the_readme_shows_what_the_program_prints() {
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let fixtures = folder.path().join("fixtures");
-    for entry in ["digits", "ppocr_cls"] {
+    for entry in ["digits", "ppocr_cls", "small/transformer"] {
         std::fs::create_dir_all(fixtures.join(entry)).unwrap();
         for file in std::fs::read_dir(root.join("fixtures").join(entry)).unwrap() {
             let file = file.unwrap();
@@ -52,5 +52,5 @@ fn the_readme_shows_what_the_program_prints() {
         );
         shown += 1;
     }
-    assert_eq!(shown, 12);
+    assert_eq!(shown, 14);
 }

@@ -43,6 +43,10 @@ pub struct PolicyArgs {
     #[arg(long)]
     symmetric_activations: bool,
 
+    /// Scales of activations are powers of two
+    #[arg(long)]
+    power_activations: bool,
+
     /// The format of weights, as `qdq formats` lists them: int4, int4/b32, nf4, mxfp4, kmeans4, ... [default: the target's]
     #[arg(long, value_name = "FORMAT", value_parser = weight_format)]
     weights: Option<WeightFormat>,
@@ -236,6 +240,8 @@ enum ActivationFormat {
     Int8,
     Uint16,
     Int16,
+    Fp8e4m3,
+    Fp8e5m2,
     Auto,
 }
 
@@ -266,6 +272,8 @@ impl ActivationFormat {
             ActivationFormat::Int8 => Some(Format::INT8),
             ActivationFormat::Uint16 => Some(Format::UINT16),
             ActivationFormat::Int16 => Some(Format::INT16),
+            ActivationFormat::Fp8e4m3 => Some(Format::E4M3FN),
+            ActivationFormat::Fp8e5m2 => Some(Format::E5M2),
             ActivationFormat::Auto => None,
         }
     }
@@ -312,6 +320,7 @@ impl PolicyArgs {
         let mut policy = Policy::of(&self.target);
         policy.steps = self.steps.steps();
         policy.symmetric_activations |= self.symmetric_activations;
+        policy.power_activations = self.power_activations;
         if let Some(a) = self.activations {
             policy.activations = a.format().unwrap_or(policy.activations);
             policy.choose_activations = a.format().is_none();

@@ -3,7 +3,10 @@
 use super::FAKE_QUANTIZE;
 use super::unpack::held_as;
 use crate::error::{Place, Result};
-use crate::model::{At, AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute};
+use crate::model::{
+    At, AttributeProto, DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, attribute, minifloat_of,
+};
+use crate::number::Format;
 
 /// Writes such a node as operators that every engine has, one scale for all elements:
 ///
@@ -118,12 +121,14 @@ impl Steps {
 
 /// The attributes of [`FAKE_QUANTIZE`]. Errors as [`Linear::params`].
 pub(super) fn fake_quantize(params: &Linear) -> Result<Vec<AttributeProto>> {
-    let format = params.params_of_any_rank()?.format();
+    let format = match minifloat_of(params.dtype).and_then(Format::of_float) {
+        Some(format) if params.blocks.is_none() => format,
+        _ => params.params_of_any_rank()?.format(),
+    };
     Ok(vec![
+        attribute::string("format", format.name),
         attribute::floats("scales", &params.scales),
         attribute::ints("zero_points", &params.zero_points.iter().map(|&z| z.into()).collect::<Vec<_>>()),
-        attribute::int("lowest", format.min.into()),
-        attribute::int("highest", format.max.into()),
         attribute::int("axis", params.axis),
     ])
 }

@@ -10,7 +10,7 @@ use crate::integer::expand;
 use crate::model::{At, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, hold_axes, widen};
 
 /// The operator that stands for a QuantizeLinear and its DequantizeLinear: one input, one output, and the
-/// parameters as attributes `scales`, `zero_points`, `lowest`, `highest`, `axis`.
+/// parameters as attributes `format` (its name), `scales`, `zero_points`, `axis`.
 pub const FAKE_QUANTIZE: &str = "QdqFakeQuantize";
 
 /// An operator of ours that rounds float32 to the numbers of a narrower type, ties to even: attribute `format`, `float16` or

@@ -375,6 +375,20 @@ impl FakeQuantize {
     }
 
     fn params(&self, rank: usize) -> Result<QuantParams> {
+        if self.format.levels.is_table() {
+            return match &self.scales[..] {
+                [scale] => QuantParams::per_tensor(self.format, *scale, 0),
+                scales => {
+                    let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
+                    QuantParams::per_channel(
+                        self.format,
+                        axis.max(0) as usize,
+                        scales.to_vec(),
+                        self.zero_points.clone(),
+                    )
+                }
+            };
+        }
         let linear = crate::model::Linear {
             dtype: of_format(self.format),
             scales: self.scales.clone(),
@@ -401,11 +415,10 @@ impl std::hash::Hash for FakeQuantize {
 }
 
 fn build_fake_quantize(_: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let (lowest, highest): (i64, i64) = (node.get_attr("lowest")?, node.get_attr("highest")?);
-    let format = Format::ALL.into_iter().find(|f| (i64::from(f.min), i64::from(f.max)) == (lowest, highest));
+    let name: String = node.get_attr("format")?;
     let zero_points: TVec<i64> = node.get_attr_tvec("zero_points")?;
     let op = FakeQuantize {
-        format: format.with_context(|| format!("no format has the codes {lowest} to {highest}"))?,
+        format: Format::by_name(&name).with_context(|| format!("there is no format `{name}`"))?,
         scales: node.get_attr_tvec::<f32>("scales")?.to_vec(),
         zero_points: zero_points.iter().map(|&z| z as i32).collect(),
         axis: node.get_attr("axis")?,

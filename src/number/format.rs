@@ -216,6 +216,11 @@ impl Format {
         table(name, bits, 1 << bits, storage, opset, Levels::Means)
     }
 
+    /// The format of the numbers of a floating-point format; `None` for scales, E8M0.
+    pub fn of_float(float: Minifloat) -> Option<Format> {
+        Self::TABLES.into_iter().find(|f| f.levels == Levels::Float(float))
+    }
+
     /// The same codes of a linear format in a byte each, for runtimes that do not know the element type.
     pub fn widened(self) -> Format {
         match (self.bits < 8 && self.levels == Levels::Linear, self.signed()) {

@@ -151,7 +151,7 @@ fn each_run(
 }
 
 /// Checks that so many numbers fill the shape, and that it has so many groups.
-fn fits(len: usize, shape: &[usize], granularity: Granularity, scales: usize) -> Result<()> {
+pub(super) fn fits(len: usize, shape: &[usize], granularity: Granularity, scales: usize) -> Result<()> {
     let wrong = |what: String| Err(Error::new(ErrorKind::InvalidModel, what));
     let elements = if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) };
     if elements != Some(len) {
@@ -399,7 +399,7 @@ pub fn power_sums(x: &[f32]) -> (f64, f64) {
 
 /// Minimum, maximum, and a sum that is zero exactly when every number is finite.
 #[multiversion(targets = "simd")]
-fn scan(x: &[f32]) -> (f32, f32, f32) {
+pub(super) fn scan(x: &[f32]) -> (f32, f32, f32) {
     const LANES: usize = 32;
     let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     let mut poison = [0f32; LANES];

@@ -9,6 +9,7 @@
 //! - [`Range`], [`Scheme`], [`QuantParams`]: from a range of reals to scale and zero point;
 //! - [`Granularity`]: which numbers share them;
 //! - [`quantize`], [`dequantize`], [`fake_quantize`]: the specification's arithmetic;
+//! - [`extremes`], [`encode`]: weights to bytes, on all threads;
 //! - [`pack`], [`unpack`], [`pack_bits`], [`unpack_bits`]: codes as bytes;
 //! - [`survey`], [`Tally`]: what histograms ask of a slice;
 //! - [`ExactSum`]: sums that merge without rounding;
@@ -32,6 +33,7 @@ mod packed;
 mod params;
 mod range;
 mod scales;
+mod stream;
 mod weight_format;
 
 pub use bins::{BINS, Survey, Tally, survey};
@@ -54,4 +56,5 @@ pub use packed::{pack_bits, packed_len, unpack_bits};
 pub use params::{QuantParams, Scheme};
 pub use range::Range;
 pub use scales::{Over, ScaleCodes, ScaleForm, StoredScales};
+pub use stream::{encode, extremes};
 pub use weight_format::{Share, WeightFormat};

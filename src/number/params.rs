@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::scales::{ScaleForm, StoredScales, rule_of_maximum};
+use super::scales::{ScaleForm, StoredScales, power_above, rule_of_maximum};
 use super::{Format, Granularity, Levels, Range};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,7 +33,7 @@ impl Scheme {
     /// (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     /// Inference", CVPR 2018, section 3). Symmetric, and all that are no linear formats: `scale = max(|min|, |max|)` over
     /// the largest number of a code. Where scales are powers of two, `scale = 2^(floor(log2(max)) - floor(log2(largest)))`
-    /// with them (OCP Microscaling Formats (MX) Specification v1.0, section 6.3), and what is larger saturates.
+    /// with them, and the next power of two that covers an affine range (OCP Microscaling Formats (MX) Specification v1.0, section 6.3), and what is larger saturates.
     /// An empty range `[0, 0]` gets scale 1.
     pub fn fit(&self, range: Range) -> (f32, i32) {
         self.fit_stored(range, |scale| scale)
@@ -56,7 +56,10 @@ impl Scheme {
             return (scale, self.format.middle());
         }
         let (min, max) = (f64::from(range.min()), f64::from(range.max()));
-        let scale = stored(positive((max - min) / (qmax - qmin)));
+        let scale = match positive((max - min) / (qmax - qmin)) {
+            scale if self.scales.is_power() => power_above(scale),
+            scale => stored(scale),
+        };
         let zero_point = (qmin - min / f64::from(scale)).round_ties_even().clamp(qmin, qmax);
         (scale, zero_point as i32)
     }

@@ -81,6 +81,12 @@ fn exponent(x: f64) -> i32 {
     (x.to_bits() >> 52 & 0x7ff) as i32 - 1023
 }
 
+/// The smallest power of two that is not below a positive finite number, as far as float32 reaches.
+pub(super) fn power_above(x: f32) -> f32 {
+    let below = exponent(x.into());
+    if power(below) < x { power(below + 1) } else { power(below) }
+}
+
 fn power(exponent: i32) -> f32 {
     2f64.powi(exponent.clamp(-126, 127)) as f32
 }

@@ -15,7 +15,7 @@ use crate::model::{
     At, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Scratch, Tensor, TensorProto, Use, attribute,
     of_format, release,
 };
-use crate::number::{Granularity, QuantParams, pack};
+use crate::number::{Granularity, QuantParams, Storage, encode, pack};
 use crate::plan::{ConstantDecision, Plan, StorageForm, Turned, ValueDecision, Verdict};
 use crate::round;
 
@@ -65,8 +65,9 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
     let mut changed = 0;
     let constants: Vec<(&Use, &ConstantDecision)> = plan.constants.iter().collect();
     let plain = |d: &ConstantDecision| is_plain(&d.params, plan.storage);
-    let missing =
-        |d: &ConstantDecision| (plain(d) && shelf.get(d).is_none()).then(|| encode(graph, d, scratch)).transpose();
+    let missing = |d: &ConstantDecision| {
+        (plain(d) && shelf.get(d).is_none()).then(|| encode_constant(graph, d, scratch)).transpose()
+    };
     let codes: Vec<Result<Option<Tensor>>> = constants.par_iter().map(|(_, decision)| missing(decision)).collect();
     let mut stored = Stored::default();
     for ((&at, decision), codes) in constants.into_iter().zip(codes) {
@@ -137,7 +138,11 @@ fn add_params(graph: &mut Graph, base: &str, params: &QuantParams) -> Result<Par
         }
         _ => Tensor::from_f32(shape.clone(), params.scales().to_vec()),
     };
-    let zero = pack(params.format(), params.zero_points());
+    let zero = match params.format().storage {
+        // The zero of floats is their zero, whose bits are zeros.
+        Storage::Float(_) => vec![0; params.zero_points().len()],
+        _ => pack(params.format(), params.zero_points()),
+    };
     let zero = Tensor::new(of_format(params.format()), shape, zero.into())?;
     let scale = graph.add_constant_beside(base, &format!("{base}_scale"), &scale);
     Ok((scale, graph.add_constant_beside(base, &format!("{base}_zero_point"), &zero)))
@@ -186,10 +191,16 @@ fn store_nodes(graph: &mut Graph, at: Use, decision: &ConstantDecision, form: St
 }
 
 /// The codes of a constant, on disk if there is scratch space.
-fn encode(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>) -> Result<Tensor> {
-    let (tensor, codes) = codes_of(graph, decision)?;
+fn encode_constant(graph: &Graph, decision: &ConstantDecision, scratch: Option<&Scratch>) -> Result<Tensor> {
+    let missing = || Error::new(ErrorKind::InvalidModel, "it is not there");
+    let tensor = graph.constant(&decision.initializer)?.ok_or_else(missing)?;
     let params = &decision.params;
-    let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), pack(params.format(), &codes).into())?;
+    let bytes = match &decision.chosen {
+        Some(chosen) => pack(params.format(), &chosen.codes),
+        None => encode(&tensor.f32s()?, tensor.shape(), params)?,
+    };
+    release(tensor.bytes());
+    let codes = Tensor::new(of_format(params.format()), tensor.shape().to_vec(), bytes.into())?;
     scratch.map_or(Ok(codes.clone()), |s| s.keep(codes))
 }
 

@@ -15,7 +15,9 @@ use super::{
 use crate::calibrate::{Ranges, Stats};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, min_max, min_max_channels};
+use crate::number::{
+    Format, Granularity, QuantParams, Range, Scheme, each_channel, extremes, gather, min_max, min_max_channels,
+};
 use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
 use crate::target::BiasForm;
@@ -382,19 +384,11 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
     match scheme.granularity {
         Granularity::Tensor => fit(&x)?,
         Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, fit)?,
-        Granularity::Block { .. } => blocks(&x, tensor.shape(), scheme)?.iter().try_for_each(|x| fit(x))?,
+        Granularity::Block { .. } => {
+            gather(&x, tensor.shape(), scheme.granularity)?.iter().try_for_each(|x| fit(x))?;
+        }
     }
     Ok(ranges)
-}
-
-/// The numbers of each block, in the order of the blocks.
-fn blocks(x: &[f32], shape: &[usize], scheme: &Scheme) -> Result<Vec<Vec<f32>>> {
-    let mut blocks = vec![Vec::new(); scheme.granularity.groups(shape)?];
-    scheme.granularity.each_run(shape, |span, groups| match groups.len() {
-        1 => blocks[groups.start].extend_from_slice(&x[span]),
-        _ => x[span].iter().zip(groups).for_each(|(&x, group)| blocks[group].push(x)),
-    })?;
-    Ok(blocks)
 }
 
 /// The ranges from extreme to extreme. A channel of zeros gets the smallest range of the others, so that the scale of its
@@ -405,17 +399,19 @@ fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
         Granularity::Tensor => return Ok(vec![constant_range(tensor)?]),
         Granularity::Channel { axis } => axis,
         Granularity::Block { .. } => {
-            let extremes =
-                blocks(&x, tensor.shape(), scheme)?.iter().map(|x| finite_range(x)).collect::<Result<_>>()?;
-            return Ok(extremes);
+            let (found, finite) = extremes(&x, tensor.shape(), scheme.granularity)?;
+            if !finite {
+                return Err(not_finite(min_max(&x).2));
+            }
+            return Ok(found.into_iter().map(|(low, high)| Range::new(low, high).unwrap_or(Range::ZERO)).collect());
         }
     };
-    let mut extremes = vec![(0f32, 0f32); tensor.shape()[axis]];
-    let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut extremes);
+    let mut channels = vec![(0f32, 0f32); tensor.shape()[axis]];
+    let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut channels);
     if non_finite > 0 {
         return Err(not_finite(non_finite));
     }
-    let mut ranges: Vec<Range> = extremes.iter().filter_map(|&(lo, hi)| Range::new(lo, hi)).collect();
+    let mut ranges: Vec<Range> = channels.iter().filter_map(|&(lo, hi)| Range::new(lo, hi)).collect();
     let smallest = ranges.iter().map(|r| r.magnitude()).filter(|&m| m > 0.0).fold(f32::INFINITY, f32::min);
     if let Some(range) = Range::new(-smallest, smallest) {
         ranges.iter_mut().filter(|r| r.magnitude() == 0.0).for_each(|r| *r = range);

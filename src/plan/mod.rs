@@ -1,12 +1,14 @@
 //! The decision table: for every node, value and weight whether it is quantized, how, and why. Everything is decided
 //! here and nothing is done; the emitter obeys.
 //!
-//! [`select`](Plan::decide) chooses the nodes (file `select`, and `wish` for what the target alone leaves float), then the
-//! values that carry Q/DQ (file `place`), then those that share their parameters (file `tie`), then scales and zero points
-//! (file `fit`), for the values that are kept out of the format of the others too (file `width`).
+//! [`select`](Plan::decide) chooses the nodes (file `select`, with `wish` for what the target alone leaves float and `pattern`
+//! for primitives that are one operation), then the values that carry Q/DQ (file `place`), then those that share their
+//! parameters (file `tie`), then scales and zero points (file `fit`), for the values that are kept out of the format of the
+//! others too (file `width`).
 
 mod fit;
 mod inputs;
+mod pattern;
 mod place;
 mod policy;
 mod present;

@@ -56,6 +56,8 @@ pub struct Policy {
     pub kept: BTreeMap<String, Kept>,
     /// Activations have their zero point in the middle of the format.
     pub symmetric_activations: bool,
+    /// Scales of activations are powers of two, stored as floats: integer kernels can then shift.
+    pub power_activations: bool,
     /// The format of weights.
     pub weights: Format,
     /// Which numbers scales of weights can be.
@@ -100,6 +102,7 @@ impl Policy {
             choose_activations: false,
             kept: BTreeMap::new(),
             symmetric_activations: target.symmetric_activations,
+            power_activations: false,
             weights: target.weights,
             weight_scales: ScaleForm::Float,
             symmetric_weights: None,
@@ -121,7 +124,8 @@ impl Policy {
 
     /// The scheme of activations that are codes of a format.
     pub fn activation_scheme(&self, format: Format) -> Scheme {
-        Scheme::new(format, self.symmetric_activations, Granularity::Tensor)
+        let scales = if self.power_activations { ScaleForm::Power } else { ScaleForm::Float };
+        Scheme { scales, ..Scheme::new(format, self.symmetric_activations, Granularity::Tensor) }
     }
 
     /// The scheme of a weight of this shape that a node of this rule reads.
@@ -190,10 +194,12 @@ impl Policy {
     pub(super) fn params(&self, scheme: &Scheme, ranges: &[Range]) -> Result<QuantParams> {
         let least = self.target.minimum_range as f32;
         let widened = |r: &Range| Range::new(r.min(), r.max().max(r.min() + least)).unwrap_or(*r);
-        if least == 0.0 {
-            return QuantParams::from_ranges(scheme, ranges);
-        }
-        QuantParams::from_ranges(scheme, &ranges.iter().map(widened).collect::<Vec<_>>())
+        let params = match least == 0.0 {
+            true => QuantParams::from_ranges(scheme, ranges)?,
+            false => QuantParams::from_ranges(scheme, &ranges.iter().map(widened).collect::<Vec<_>>())?,
+        };
+        // QuantizeLinear reads scales of the type of what it quantizes.
+        if scheme.scales.is_power() { params.with_scales(params.scales().to_vec()) } else { Ok(params) }
     }
 
     /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what
@@ -312,6 +318,13 @@ impl Policy {
 
     /// Errors when weights are to be clipped by a method that asks for samples.
     pub fn check_methods(&self) -> Result<()> {
+        let extremes = matches!(self.calibration, Method::MinMax | Method::MovingAverage | Method::Percentile(_));
+        if self.activations.levels.is_table() && !extremes {
+            let what =
+                format!("`{}` chooses ranges of integers, and not of `{}`", self.calibration, self.activations.name);
+            return Err(Error::new(ErrorKind::Usage, what)
+                .hint("methods for all formats are `min-max`, `moving-average` and `percentile`"));
+        }
         if self.weight_clip.fits_weights() {
             let any = self.weight_clip.needs_extremes_only() || matches!(self.weight_clip, Method::Mse(_));
             if self.linear_weights() || any {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::place::must_write_integers;
-use super::{Policy, Present, element_types, inputs, residual, wish};
+use super::{Policy, Present, element_types, inputs, pattern, residual, wish};
 use crate::calibrate::Ranges;
 use crate::error::Result;
 use crate::model::{DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, Use, dtype_name, is_float};
@@ -44,11 +44,13 @@ impl Selection {
 /// want the result. Otherwise it would only add rounding.
 pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy, present: &Present) -> Result<Selection> {
     let masks = masked(graph, ranges);
+    let parts = pattern::parts(graph);
     let types = element_types(graph, &HashMap::new());
     let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new(), float_inputs: BTreeSet::new() };
     for (id, node) in graph.nodes().filter(|(id, _)| !present.nodes.contains_key(id)) {
         let other = integers(graph, &types, node).filter(|_| policy.unwanted(graph, node).is_none());
-        match other.or_else(|| refusal(graph, ranges, policy, present, node, &masks, id)) {
+        let part = || parts.get(&id).filter(|_| policy.unwanted(graph, node).is_none()).cloned();
+        match other.or_else(part).or_else(|| refusal(graph, ranges, policy, present, node, &masks, id)) {
             None => s.chosen.extend(OpRule::of(node).map(|r| (id, r))),
             Some(reason) => drop(s.float.insert(id, reason)),
         }

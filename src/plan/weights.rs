@@ -21,17 +21,18 @@ const SMALL_TABLE: usize = 4096;
 const SLIGHT: usize = 16;
 
 /// How many times smaller zero points must make the error of a signed weight, the sum of the squares, to be worth the sums
-/// that they cost.
+/// that they cost MatMulInteger. Behind DequantizeLinear they cost nothing.
 const WORTH_ZERO_POINTS: f64 = 1.2;
 
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// They stay float.
+    /// They stay float. Signed weights of 7 bits or 8 have zero points where these make the error of rounding
+    /// them smaller, and the target takes affine ones.
     Weights,
     /// They are quantized by the range that they have in each run, to uint8, where the node has a form in integers;
-    /// they stay float elsewhere. Signed weights then have zero points where these take a sixth off the error of
-    /// rounding them (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
+    /// they stay float elsewhere. Zero points are those of [`Mode::Weights`], but for Conv, and
+    /// for MatMul where they take a sixth off the error (ai.onnx, DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10).
     Dynamic,
 }
 
@@ -281,6 +282,17 @@ fn scheme(policy: &Policy, mode: Mode, rule: &OpRule, node: &NodeProto, shape: &
     scheme
 }
 
+/// Whether codes of a signed weight, of 7 bits or 8, can have zero points of their own: behind DequantizeLinear, and where
+/// MatMulInteger reads them, which takes one a column; ConvInteger takes one for all channels. Blocks, whose numbers are of a
+/// size, have none, and a target that takes no affine weights of 8 bits takes none.
+fn takes_zero_points(policy: &Policy, mode: Mode, node: &NodeProto, scheme: &Scheme) -> bool {
+    let convolves = node.is("Conv") || node.is("ConvTranspose");
+    let fits = node.is("Gather") || mode == Mode::Weights || !convolves;
+    let affine = policy.target.weight_formats.iter().any(|f| !f.signed() && f.bits == 8);
+    let blocks = matches!(scheme.granularity, Granularity::Block { .. });
+    affine && fits && scheme.format.bits >= 7 && !blocks
+}
+
 /// Scales and zero points for the weight, or why it stays float.
 fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Result<Result<ConstantDecision, String>> {
     let Some(node) = graph.node(id).map(|n| at_weight(n, id, at)) else { return Ok(Err("it is not there".into())) };
@@ -301,13 +313,14 @@ fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Resul
         params.map(Some).at(|| format!("initializer `{initializer}`"))
     };
     let mut chosen = params(&scheme)?;
-    // MatMulInteger takes a zero point a column.
-    if mode == Mode::Dynamic && scheme.symmetric && !node.is("Conv") && !node.is("ConvTranspose") {
+    if scheme.symmetric && takes_zero_points(policy, mode, &node, &scheme) {
         let affine = params(&Scheme { symmetric: false, narrow: false, ..scheme })?;
         if let (Some(plain), Some(zeros)) = (&chosen, &affine) {
             let x = tensor.f32s()?;
             let loss = |params| rounding_loss(&x, tensor.shape(), params).map(|(_, error)| error);
-            if loss(zeros)? * WORTH_ZERO_POINTS < loss(plain)? {
+            let sums = mode == Mode::Dynamic && !node.is("Gather");
+            let worth = if sums { WORTH_ZERO_POINTS } else { 1.0 };
+            if loss(zeros)? * worth < loss(plain)? {
                 chosen = affine;
             }
         }
