@@ -331,7 +331,8 @@ fn what_takes_no_such_type_or_is_unknown_stays_and_is_told() {
         node("MatMul", "g w", "m", &[]),
         node("Transpose", "m", "t", &[]),
         node("SequenceConstruct", "t", "s", &[]),
-        node("SequenceAt", "s zero", "e", &[]),
+        node("SequenceInsert", "s t", "more", &[]),
+        node("SequenceAt", "more zero", "e", &[]),
         node("Relu", "e", "y", &[]),
     ];
     let zero = Tensor::from_i64(vec![], vec![0]).to_proto("zero");
@@ -339,6 +340,9 @@ fn what_takes_no_such_type_or_is_unknown_stays_and_is_told() {
     let (made, done) = narrowed(&float, Narrow::Float16);
     assert!(reason(&done, "g").contains("nothing is known"));
     assert!(reason(&done, "s").contains("sequences"));
+    for line in ["s = SequenceConstruct(t_float32)", "more = SequenceInsert(s, t_float32)", "g = Gelu(h_float32)"] {
+        assert!(lines(&made).iter().any(|l| l == line), "{line} in {:?}", lines(&made));
+    }
     // x and what Gelu makes are cast down, what Gelu reads up; one value, one Cast.
     let casts: Vec<String> = lines(&made).into_iter().filter(|l| l.contains("Cast")).collect();
     assert_eq!(casts.len(), done.casts);

@@ -221,6 +221,12 @@ impl<'m> Plan<'m> {
         {
             return Some("excluded by the user".into());
         }
+        if !site.node.is(site.node.op_type()) && site.version.is_some() {
+            return Some(format!("its attributes are {}", dtype_name(DataType::Float)));
+        }
+        if site.node.is("MeanVarianceNormalization") {
+            return Some("ONNX defines it by a function whose constants are float32".into());
+        }
         let Some(version) = site.version else {
             return Some("of which types the operator takes nothing is known".into());
         };
@@ -405,8 +411,7 @@ impl<'m> Plan<'m> {
     pub fn reads(&self, i: usize, slot: usize) -> Option<Form> {
         let site = &self.sites[i];
         if site.sealed || !self.narrow[i] {
-            // What states the type it makes does not mind what it reads.
-            return if self.is_indifferent(i) { None } else { Some(Form::Wide) };
+            return Some(Form::Wide);
         }
         if self.is_indifferent(i) {
             return None;
@@ -478,7 +483,8 @@ impl<'m> Plan<'m> {
         let node = self.sites[i].node;
         let pair = node.is("QuantizeLinear") || node.is("DequantizeLinear");
         let ends = !node.output.iter().any(|o| self.is_float(o));
-        self.narrow[i] && ties(node).is_empty() && (moves(node) || pair || ends)
+        let able = self.narrow[i] && ties(node).is_empty() && !self.is_indifferent(i);
+        able && (moves(node) || pair || ends)
     }
 
     /// Keeps those wide that read wide values only, and whose outputs nothing reads in narrow form.

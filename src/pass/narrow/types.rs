@@ -16,7 +16,13 @@ pub(super) fn types(graph: &GraphProto, sites: &[Site<'_>]) -> Types {
     let mut types = Types::new();
     stated(graph, &mut types);
     // What is made may be known by what reads it: there and back, until that tells nothing new.
-    while sites.iter().chain(sites.iter().rev()).fold(false, |news, site| unify(site, &mut types) || news) {}
+    let mut news = true;
+    while news {
+        news = false;
+        for site in sites.iter().chain(sites.iter().rev()) {
+            news |= unify(site, &mut types);
+        }
+    }
     types
 }
 
