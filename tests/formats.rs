@@ -143,14 +143,13 @@ fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
     let float = model_of("digits/model.onnx");
     let samples = samples_of("digits/calib.npz", &float);
     let cases = [
-        (Format::E4M3FN, false, 20.0),
-        (Format::E5M2, false, 14.0),
-        (Format::UINT8, true, 20.0),
-        (Format::INT16, true, 20.0),
-        (Format::E4M3FN, true, 20.0),
+        (&*TENSORRT, Format::E4M3FN, false, 20.0),
+        (&TENSORRT, Format::E4M3FN, true, 20.0),
+        (&ORT_CPU, Format::UINT8, true, 20.0),
+        (&ORT_CPU, Format::INT16, true, 20.0),
     ];
-    for (format, power, least) in cases {
-        let policy = Policy { activations: format, power_activations: power, ..Policy::of(&ORT_CPU) };
+    for (target, format, power, least) in cases {
+        let policy = Policy { activations: format, power_activations: power, ..Policy::of(target) };
         policy.check_formats().unwrap();
         let made = quantize(&float, samples.as_ref(), &Recipe { policy }, &Tract, &Silent).unwrap();
         let found = validate(&float, &made.model, samples.as_ref(), &Questions::default(), &Tract, &Silent).unwrap();
@@ -160,6 +159,10 @@ fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
             assert_eq!(decision.params.format(), format);
             let whole = decision.params.scales().iter().all(|s| s.to_bits() & 0x7f_ffff == 0);
             assert!(whole || !power, "{:?}", decision.params);
+        }
+        if format.levels.is_table() {
+            // ONNX Runtime 1.31 stumbles over a Clip ahead of a QuantizeLinear to float8.
+            continue;
         }
         let name = format!("activations_{}{}", format.name, if power { "_power" } else { "" });
         emit(&name, &float, &made.model, samples.as_ref(), &found.outputs);

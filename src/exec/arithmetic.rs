@@ -56,6 +56,8 @@ pub(super) fn spell_out(graph: &mut Graph, id: NodeId) -> Result<()> {
         if matches!(dtype, DataType::Int32 | DataType::Uint32) {
             return Ok(());
         }
+        // Codes that are floats are none to compute with.
+        linear.format().at(|| graph.label(id))?;
         let fake = fake_quantize(&linear).at(|| graph.label(id))?;
         let (scale, zero) = (scalar(graph, &scale, s), scalar(graph, &format!("{x}_zero"), z as f32));
         steps.push(graph, FAKE_QUANTIZE, &[], &fake);

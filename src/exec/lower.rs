@@ -224,7 +224,7 @@ mod tests {
         );
         let lowered = lower(&pair).unwrap();
         let (_, fused) = lowered.graph.nodes().next().unwrap();
-        assert_eq!((fused.int("lowest"), fused.int("highest")), (Some(-8), Some(7)));
+        assert_eq!(NodeExt::string(fused, "format"), Some("int4"));
         assert_eq!(NodeExt::ints(fused, "zero_points"), Some(&[-1][..]));
         // Where the codes are moved in between, the two still meet.
         let apart = model(
@@ -239,7 +239,7 @@ mod tests {
         let (_, last) = lowered.nodes().last().unwrap();
         assert_eq!((last.op_type(), last.int("to")), ("Cast", Some(DataType::Int8 as i64)));
         let (_, first) = lowered.nodes().next().unwrap();
-        assert_eq!((first.int("lowest"), first.int("highest")), (Some(-8), Some(7)));
+        assert_eq!(NodeExt::string(first, "format"), Some("int4"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
     about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel".into(),
     opset: 13,
     activations: Format::UINT8,
-    activation_formats: vec![Format::UINT8, Format::INT8, Format::UINT16, Format::INT16, Format::E4M3FN, Format::E5M2],
+    activation_formats: vec![Format::UINT8, Format::INT8, Format::UINT16, Format::INT16],
     wide_kernels: false,
     symmetric_activations: false,
     minimum_range: 0.0,

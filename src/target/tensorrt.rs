@@ -23,7 +23,7 @@ pub static TENSORRT: LazyLock<Target> = LazyLock::new(|| Target {
         .into(),
     opset: 13,
     activations: Format::INT8,
-    activation_formats: vec![Format::INT8],
+    activation_formats: vec![Format::INT8, Format::E4M3FN],
     wide_kernels: false,
     symmetric_activations: true,
     minimum_range: 0.0,
