@@ -133,3 +133,27 @@ fn weights_are_shown_in_formats_that_they_are_not_in() {
     let wrong = qdq(&["inspect", DIGITS, "--formats", "int4,int9"]).assert().code(2);
     assert!(String::from_utf8_lossy(&wrong.get_output().stderr).contains("there is no format `int9`"));
 }
+
+#[test]
+fn heads_of_attentions_are_shown_one_by_one() {
+    let shown = |form: &[&str]| {
+        let args = ["inspect", "fixtures/small/transformer/model.onnx", "--data", "random:3", "--quiet"];
+        let assert = qdq(&[&args, form].concat()).assert().success();
+        String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&shown(&["--json"])).unwrap();
+    let rows = json["activations"].as_array().unwrap();
+    let with_heads: Vec<_> = rows.iter().filter(|r| r.get("heads").is_some()).collect();
+    // Queries, keys, scores, what Softmax makes of them, values, and what is mixed, in two layers.
+    assert_eq!(with_heads.len(), 12);
+    for row in with_heads {
+        let heads = row["heads"].as_array().unwrap();
+        assert_eq!(heads.len() as u64, row["shape"][1].as_u64().unwrap(), "{row}");
+        let end = |key: &str, pick: fn(f64, f64) -> f64| {
+            heads.iter().map(|h| h[key].as_f64().unwrap()).reduce(pick) == row[key].as_f64()
+        };
+        assert!(heads.len() > 1 && end("min", f64::min) && end("max", f64::max), "{row}");
+    }
+    let text = shown(&[]);
+    assert!(text.contains("\nHeads\n") && text.contains("largest magnitude of each"), "{text}");
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::heads::{self, HeadRange};
 use crate::calibrate::{Keep, calibrate};
 use crate::error::Result;
 use crate::events::Events;
@@ -39,6 +40,10 @@ pub struct ActivationRow {
     /// What each method makes of it, in the order of [`Method::ALL`]; those that are told a number, with the one in that
     /// list. Empty if there was no number.
     pub ranges: Vec<MethodRange>,
+    /// What each head takes of it, where it has four axes and a product of two activations reads or makes it, as in an
+    /// attention; empty elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<HeadRange>,
 }
 
 /// The range that a method chooses, and what it costs.
@@ -90,6 +95,8 @@ pub fn activations(
     events.stage("run samples");
     let picks: Vec<usize> = (0..samples.len()).collect();
     let ranges = calibrate(&runner, samples, &picks, Keep::Profile, events)?;
+    let has_heads = |value: &str| ranges.get(value).is_some_and(|s| s.shape.len() == 4);
+    let heads = heads::ranges(&model, has_heads, samples, executor, events)?;
     let row = |c: &Candidate| {
         let stats = ranges.get(&c.value)?;
         let seen = stats.profile.as_ref().filter(|p| p.histogram.finite() > 0);
@@ -104,6 +111,7 @@ pub fn activations(
             }),
             kurtosis: seen.map(|p| p.histogram.moments()).filter(|m| m.std > 0.0).map(|m| m.kurtosis),
             ranges: seen.map(by_method).unwrap_or_default(),
+            heads: heads.get(&c.value).cloned().unwrap_or_default(),
             value: c.value.clone(),
             node: c.node.clone(),
             operator: c.operator.clone(),

@@ -10,6 +10,7 @@ mod coded;
 mod diagnosis;
 mod facts;
 mod formats;
+mod heads;
 mod quantization;
 mod statistics;
 mod tables;
@@ -28,6 +29,7 @@ pub use coded::{Coding, Grain, Span};
 pub use diagnosis::{Diagnosis, diagnose};
 pub use facts::{Extent, ModelFacts, OperatorCount, Opset, ValueFact};
 pub use formats::{Forecast, FormatTotal, InFormat, forecast};
+pub use heads::HeadRange;
 pub use quantization::{Coverage, Quantization, QuantizedActivation, StyleCount};
 pub use statistics::Statistics;
 pub use tables::style_words;
@@ -464,6 +466,7 @@ mod tests {
             magnitude_999: Some(1.75),
             kurtosis: Some(3.25),
             ranges: vec![MethodRange { method: "mse:2".into(), min: -1.25, max: 1.5, sqnr_db: 40.25 }],
+            heads: Vec::new(),
         };
         seen.with_activations(vec![row("input", 0)]);
         let text = report::text(&seen.tables()[2..], None);

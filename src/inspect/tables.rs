@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{ActivationRow, Coding, Coverage, FormatTotal, Grain, Inspection, MethodRange, ModelFacts, Quantization};
-use super::{QuantizedActivation, Span, StyleCount, ValueFact, WeightRow};
+use super::{ActivationRow, Coding, Coverage, FormatTotal, Grain, HeadRange, Inspection, MethodRange, ModelFacts};
+use super::{Quantization, QuantizedActivation, Span, StyleCount, ValueFact, WeightRow};
 use crate::error::listed;
 use crate::report::{Cell, Column, Table, number};
 
@@ -20,6 +20,7 @@ impl Inspection {
         tables.extend(quantized.map(|q| quantized_activations(&q.activations, q.activations_total)));
         if let Some(rows) = &self.activations {
             tables.push(activations(rows, self.activations_total));
+            tables.extend(heads(rows));
             tables.extend(ranges(rows, self.activations_total));
         }
         tables
@@ -257,6 +258,33 @@ fn activations(rows: &[ActivationRow], total: usize) -> Table {
     let words = "99.9 %: of the magnitudes are no larger. kurtosis: 3 for a Gauss distribution, more with outliers.";
     t.notes.extend((!rows.is_empty()).then(|| words.to_owned()));
     t
+}
+
+/// How far each head of attentions reaches; nothing where there are none.
+fn heads(rows: &[ActivationRow]) -> Option<Table> {
+    let columns = vec![
+        Column::left("value"),
+        Column::left("operator").spare(1),
+        Column::right("heads"),
+        Column::right("spread"),
+        Column::left("largest magnitude of each"),
+    ];
+    let mut t = Table::new("Heads", columns);
+    for a in rows.iter().filter(|a| !a.heads.is_empty()) {
+        let sizes: Vec<f32> = a.heads.iter().map(HeadRange::magnitude).collect();
+        let (least, most) = sizes.iter().fold((f32::INFINITY, 0f32), |(l, m), &x| (l.min(x), m.max(x)));
+        let shown: Vec<String> = sizes.iter().map(|&x| number::real(x.into())).collect();
+        t.rows.push(vec![
+            Cell::Name(a.value.clone()),
+            if a.operator.is_empty() { Cell::None } else { Cell::Text(a.operator.clone()) },
+            Cell::Count(sizes.len() as u64),
+            Cell::of((least > 0.0).then(|| f64::from(most) / f64::from(least)), Cell::Ratio),
+            Cell::Text(shown.join(" ")),
+        ]);
+    }
+    let words = "spread: the largest magnitude of the widest head over that of the narrowest; all have one scale.";
+    t.notes.push(words.to_owned());
+    (!t.rows.is_empty()).then_some(t)
 }
 
 /// What each method makes of the activations; nothing if no number was seen.

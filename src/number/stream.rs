@@ -57,6 +57,9 @@ impl Stretches {
     }
 }
 
+/// A group, the smallest of its numbers and the largest, with 0 among them.
+type Extremes = (usize, f32, f32);
+
 /// The extremes of each group of a tensor of this shape, 0 among them, and whether all numbers are finite; if not, the extremes
 /// mean nothing.
 ///
@@ -69,7 +72,7 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
         return Ok((found, true));
     }
     let stretches = Stretches::of(shape, granularity);
-    let parts: Vec<(Vec<(usize, f32, f32)>, bool)> = x
+    let parts: Vec<(Vec<Extremes>, bool)> = x
         .par_chunks(stretches.len * stretches.together)
         .enumerate()
         .map(|(part, x)| extremes_of_part(&stretches, part * stretches.together, x))
@@ -84,9 +87,9 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
     Ok((found, finite))
 }
 
-fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<(usize, f32, f32)>, bool) {
+fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<Extremes>, bool) {
     let (mut found, mut finite) = (Vec::new(), true);
-    let one = |group: usize, x: &[f32], found: &mut Vec<(usize, f32, f32)>| {
+    let one = |group: usize, x: &[f32], found: &mut Vec<Extremes>| {
         let (low, high, poison) = scan(x);
         found.push((group, low, high));
         poison == 0.0
