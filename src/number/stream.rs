@@ -18,6 +18,9 @@ struct Stretches {
     axis: (usize, usize),
 }
 
+/// A group, and its smallest and largest number.
+type Extremes = (usize, f32, f32);
+
 /// The groups of a stretch.
 enum Groups {
     One(usize),
@@ -69,7 +72,7 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
         return Ok((found, true));
     }
     let stretches = Stretches::of(shape, granularity);
-    let parts: Vec<(Vec<(usize, f32, f32)>, bool)> = x
+    let parts: Vec<(Vec<Extremes>, bool)> = x
         .par_chunks(stretches.len * stretches.together)
         .enumerate()
         .map(|(part, x)| extremes_of_part(&stretches, part * stretches.together, x))
@@ -84,9 +87,9 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
     Ok((found, finite))
 }
 
-fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<(usize, f32, f32)>, bool) {
+fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<Extremes>, bool) {
     let (mut found, mut finite) = (Vec::new(), true);
-    let one = |group: usize, x: &[f32], found: &mut Vec<(usize, f32, f32)>| {
+    let one = |group: usize, x: &[f32], found: &mut Vec<Extremes>| {
         let (low, high, poison) = scan(x);
         found.push((group, low, high));
         poison == 0.0
@@ -112,7 +115,7 @@ fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<(usi
 }
 
 #[multiversion(targets = "simd")]
-fn widen(found: &mut [(usize, f32, f32)], x: &[f32]) -> bool {
+fn widen(found: &mut [Extremes], x: &[f32]) -> bool {
     let mut poison = 0f32;
     for ((_, low, high), &x) in found.iter_mut().zip(x) {
         *low = if x < *low { x } else { *low };
