@@ -18,6 +18,9 @@ struct Stretches {
     axis: (usize, usize),
 }
 
+/// A group, and its smallest and largest number.
+type Extremes = (usize, f32, f32);
+
 /// The groups of a stretch.
 enum Groups {
     One(usize),
@@ -115,7 +118,7 @@ fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<Extr
 }
 
 #[multiversion(targets = "simd")]
-fn widen(found: &mut [(usize, f32, f32)], x: &[f32]) -> bool {
+fn widen(found: &mut [Extremes], x: &[f32]) -> bool {
     let mut poison = 0f32;
     for ((_, low, high), &x) in found.iter_mut().zip(x) {
         *low = if x < *low { x } else { *low };
