@@ -60,9 +60,6 @@ impl Stretches {
     }
 }
 
-/// A group, the smallest of its numbers and the largest, with 0 among them.
-type Extremes = (usize, f32, f32);
-
 /// The extremes of each group of a tensor of this shape, 0 among them, and whether all numbers are finite; if not, the extremes
 /// mean nothing.
 ///
