@@ -135,7 +135,7 @@ fn what_computes_is_narrow_between_two_casts() {
         assert_eq!((done.casts, done.wide.len(), done.rounded.len()), (2, 0, 3));
         let samples = noise_samples(&[2, 8], 4);
         if to == Narrow::Float16 {
-            common::emit("narrow_layers", &two_layers(), &made, &samples, &[]);
+            common::emit_alike("narrow_layers", &two_layers(), &made, &samples, 0.02);
         }
         let far = difference(&two_layers(), &rounding(&made).unwrap(), &samples);
         let precision = if to == Narrow::Float16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
@@ -308,7 +308,7 @@ fn bodies_become_narrow_with_what_is_around_them() {
             (to.dtype(), to.dtype())
         );
         if to == Narrow::Float16 {
-            common::emit("narrow_bodies", &float, &made, &noise_samples(&[2, 2], 2), &[]);
+            common::emit_alike("narrow_bodies", &float, &made, &noise_samples(&[2, 2], 2), 0.02);
         }
         // The weight is one constant for all of them.
         assert_eq!(dtype_of(&made, "w"), to.dtype());
