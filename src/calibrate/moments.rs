@@ -181,26 +181,20 @@ impl Part {
         for group in 0..groups {
             let mut count = 0;
             let own = &mut self.own;
+            let mut add_own = |view: &PatchView<'_>| {
+                let multiply = |all: &mut [f32]| add_products(view, columns, all);
+                own.add(view, group, columns, (!few).then_some(multiply));
+            };
             match (float, &mut self.float) {
                 (Some(float), Some(side)) => patches.visit([x, float], &places, group, LOOK, |[view, float]| {
                     count += view.count;
-                    own.add(
-                        &view,
-                        group,
-                        columns,
-                        (!few).then_some(|all: &mut [f32]| add_products(&view, columns, all)),
-                    );
+                    add_own(&view);
                     let multiply = |all: &mut [f32]| add_cross_products(&float, &view, columns, all);
                     side.add(&float, group, columns, (!few).then_some(multiply));
                 }),
                 _ => patches.visit([x], &places, group, LOOK, |[view]| {
                     count += view.count;
-                    own.add(
-                        &view,
-                        group,
-                        columns,
-                        (!few).then_some(|all: &mut [f32]| add_products(&view, columns, all)),
-                    );
+                    add_own(&view);
                 }),
             }
             self.count = count;

@@ -129,7 +129,7 @@ pub fn format_table(rows: &[FormatRow]) -> Vec<Table> {
     t.notes.push("dB: SQNR at the best clip, on 32 channels of 1024 numbers each".into());
     t.notes
         .push("`--weights NAME` takes them, with `/b32`, `/tensor`, `/channel`, `/narrow` or `/affine` behind".into());
-    t.notes.push("`--storage portable` runs everywhere".into());
+    t.notes.push("`--storage portable` needs types and operators of opset 13 alone".into());
     vec![t]
 }
 
