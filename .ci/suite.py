@@ -3,7 +3,7 @@
 
 usage: suite.py DIR
 
-DIR holds a folder for each release of the suite, as tests/suite writes it: the models that it made, and `index.json`, a list
+DIR holds a folder for each release of the suite, as tests/it/suite writes it: the models that it made, and `index.json`, a list
 of
 
     {"name": "node/test_abs", "model": "model.onnx", "sets": ["test_data_set_0"], "expected": true, "rtol": 1e-3,

@@ -2,7 +2,7 @@
 //! read again.
 #![no_main]
 
-#[path = "../../tests/gauntlet/mod.rs"]
+#[path = "../../tests/it/gauntlet/mod.rs"]
 mod gauntlet;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
