@@ -1,7 +1,7 @@
 //! Files that have no name until they are whole.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
@@ -10,23 +10,31 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Where files are, or were, in the making.
+/// Where files are, or were, in the making. Files are made and named under this lock, so that none comes into being, or gets
+/// its name, while they are removed.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A file that vanishes unless it gets a name.
 pub(super) fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut unfinished = unfinished();
     let file = tempfile::Builder::new().prefix(".qdq-").suffix(".tmp").tempfile_in(folder)?;
-    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
     unfinished.retain(|path| path.exists());
     unfinished.push(file.path().to_owned());
     Ok(file)
 }
 
-/// Removes what is being written, for a process that is about to end, as by Ctrl-C; nobody can write after that.
+/// Removes what is being written, for a process that is about to end, as by Ctrl-C. Threads that are about to begin a file, or
+/// to give one its name, wait from now on for the end.
 pub fn remove_unfinished() {
-    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    let unfinished = unfinished();
+    for path in unfinished.iter() {
         let _ = std::fs::remove_file(path);
     }
+    std::mem::forget(unfinished);
 }
 
 /// Gives a complete file its name, and the permissions of the one that it replaces.
@@ -37,6 +45,7 @@ pub(super) fn name(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
         let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
         file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
     }
+    let _unfinished = unfinished();
     file.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
