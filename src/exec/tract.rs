@@ -360,7 +360,18 @@ fn from_tract(t: &core::Tensor, dtype: DataType) -> Result<Value> {
     outcome().map_err(|e| failed("tract returned a value that cannot be read", &e))?
 }
 
-/// Our fake quantization as an operator of the engine.
+/// Operators of ours in the engine, on a float32 input: the output has its shape, and is computed in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum InPlace {
+    /// [`FAKE_QUANTIZE`].
+    FakeQuantize(FakeQuantize),
+    /// [`ROUND_FLOAT`] to float16.
+    Float16,
+    /// [`ROUND_FLOAT`] to bfloat16.
+    Bfloat16,
+}
+
+/// The parameters of fake quantization, compared by their bits.
 #[derive(Debug, Clone)]
 struct FakeQuantize {
     format: Format,
@@ -417,85 +428,51 @@ impl std::hash::Hash for FakeQuantize {
 fn build_fake_quantize(_: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let name: String = node.get_attr("format")?;
     let zero_points: TVec<i64> = node.get_attr_tvec("zero_points")?;
-    let op = FakeQuantize {
+    let quantize = FakeQuantize {
         format: Format::by_name(&name).with_context(|| format!("there is no format `{name}`"))?,
         scales: node.get_attr_tvec::<f32>("scales")?.to_vec(),
         zero_points: zero_points.iter().map(|&z| z as i32).collect(),
         axis: node.get_attr("axis")?,
     };
-    Ok((expand(op), vec![]))
-}
-
-impl Expansion for FakeQuantize {
-    fn name(&self) -> StaticName {
-        FAKE_QUANTIZE.into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
-        s.equals(&inputs[0].shape, &outputs[0].shape)?;
-        Ok(())
-    }
-
-    fn wire(&self, prefix: &str, target: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        target.wire_node(prefix, self.clone(), inputs)
-    }
-}
-
-impl Op for FakeQuantize {
-    fn name(&self) -> StaticName {
-        FAKE_QUANTIZE.into()
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for FakeQuantize {
-    op_out_of_plan!();
-
-    fn eval(&self, _: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let mut x = inputs.remove(0).into_tensor();
-        let shape = x.shape().to_vec();
-        let params = self.params(shape.len()).map_err(|e| format_err!("{e}"))?;
-        let mut plain = x.try_as_plain_ram_mut()?;
-        crate::number::fake_quantize(plain.as_slice_mut::<f32>()?, &shape, &params).map_err(|e| format_err!("{e}"))?;
-        Ok(tvec!(x.into_tvalue()))
-    }
-}
-
-impl TypedOp for FakeQuantize {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(inputs[0].without_value()))
-    }
-
-    as_op!();
-}
-/// [`ROUND_FLOAT`] as an operator of tract.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum RoundFloat {
-    Float16,
-    Bfloat16,
+    Ok((expand(InPlace::FakeQuantize(quantize)), vec![]))
 }
 
 fn build_round_float(_: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let op = match node.get_attr::<&str>("format")? {
-        "float16" => RoundFloat::Float16,
-        "bfloat16" => RoundFloat::Bfloat16,
+        "float16" => InPlace::Float16,
+        "bfloat16" => InPlace::Bfloat16,
         other => return Err(format_err!("nothing is rounded to {other}")),
     };
     Ok((expand(op), vec![]))
 }
 
-impl Expansion for RoundFloat {
+impl InPlace {
+    fn apply(&self, x: &mut [f32], shape: &[usize]) -> Result<()> {
+        match self {
+            InPlace::FakeQuantize(quantize) => {
+                crate::number::fake_quantize(x, shape, &quantize.params(shape.len())?)?;
+            }
+            InPlace::Float16 => x.chunks_mut(256).for_each(|numbers| {
+                let held = &mut [half::f16::ZERO; 256][..numbers.len()];
+                held.convert_from_f32_slice(numbers);
+                held.convert_to_f32_slice(numbers);
+            }),
+            InPlace::Bfloat16 => x.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32()),
+        }
+        Ok(())
+    }
+
+    fn operator(&self) -> &'static str {
+        match self {
+            InPlace::FakeQuantize(_) => FAKE_QUANTIZE,
+            InPlace::Float16 | InPlace::Bfloat16 => ROUND_FLOAT,
+        }
+    }
+}
+
+impl Expansion for InPlace {
     fn name(&self) -> StaticName {
-        ROUND_FLOAT.into()
+        self.operator().into()
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -516,35 +493,27 @@ impl Expansion for RoundFloat {
     }
 }
 
-impl Op for RoundFloat {
+impl Op for InPlace {
     fn name(&self) -> StaticName {
-        ROUND_FLOAT.into()
+        self.operator().into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for RoundFloat {
+impl EvalOp for InPlace {
     op_out_of_plan!();
 
     fn eval(&self, _: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut x = inputs.remove(0).into_tensor();
+        let shape = x.shape().to_vec();
         let mut plain = x.try_as_plain_ram_mut()?;
-        for numbers in plain.as_slice_mut::<f32>()?.chunks_mut(256) {
-            match self {
-                RoundFloat::Float16 => {
-                    let held = &mut [half::f16::ZERO; 256][..numbers.len()];
-                    held.convert_from_f32_slice(numbers);
-                    held.convert_to_f32_slice(numbers);
-                }
-                RoundFloat::Bfloat16 => numbers.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32()),
-            }
-        }
+        self.apply(plain.as_slice_mut::<f32>()?, &shape).map_err(|e| format_err!("{e}"))?;
         Ok(tvec!(x.into_tvalue()))
     }
 }
 
-impl TypedOp for RoundFloat {
+impl TypedOp for InPlace {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(inputs[0].without_value()))
     }
