@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::graph::{Around, Scope};
+use super::around::Around;
+use super::graph::Scope;
 use super::node::name_of;
 use super::{Checker, Place, rules};
 use crate::model::{AttributeProto, NodeProto};

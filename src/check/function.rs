@@ -2,20 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::graph::{Around, Scope};
-use super::model::Imports;
+use super::around::{Around, Id, Imports, id_of};
+use super::graph::Scope;
 use super::{Checker, Place, count, rules};
 use crate::model::{ModelProto, NodeExt, NodeProto, domain_of};
 use crate::proto::FunctionProto;
 use crate::schema;
-
-/// What makes a function one: domain, name and overload.
-pub(super) type Id<'m> = (&'m str, &'m str, &'m str);
-
-/// The identity of a function.
-pub(super) fn id_of(f: &FunctionProto) -> Id<'_> {
-    (domain_of(f.domain()), f.name(), f.overload())
-}
 
 /// The identity of the function that a node would call.
 pub(super) fn called(node: &NodeProto) -> Id<'_> {

@@ -3,37 +3,14 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
-use super::model::Imports;
+use super::around::Around;
 use super::{Checker, DEEPEST, Place, rules};
 use crate::model::{
     DataType, GraphProto, NameFault, Names, NodeExt, NodeProto, TensorProto, ValueInfoProto, sparse_name,
 };
 use crate::proto::tensor_shape_proto::dimension::Value as Dim;
-use crate::proto::{FunctionProto, TypeProto, type_proto};
+use crate::proto::{TypeProto, type_proto};
 use crate::schema::ValueType;
-
-/// What is around a graph.
-#[derive(Clone, Copy)]
-pub(super) struct Around<'a, 'm> {
-    /// The operator sets that its nodes are of.
-    pub imports: &'a Imports<'m>,
-    /// The function that it is in, or whose body it is.
-    pub function: Option<&'m FunctionProto>,
-    /// How many subgraphs deep it is.
-    pub depth: usize,
-}
-
-impl<'a, 'm> Around<'a, 'm> {
-    /// Around the graph of a model.
-    pub fn model(imports: &'a Imports<'m>) -> Around<'a, 'm> {
-        Around { imports, function: None, depth: 0 }
-    }
-
-    /// Around the body of a function.
-    pub fn function(imports: &'a Imports<'m>, function: &'m FunctionProto) -> Around<'a, 'm> {
-        Around { imports, function: Some(function), depth: 0 }
-    }
-}
 
 /// What is known of the values at a point of a graph.
 pub(super) struct Scope<'s, 'm> {

@@ -62,6 +62,7 @@
 //! dimensions, links, opaque types, recursive functions or two functions of a name, and does not know a domain that is
 //! imported as `ai.onnx`.
 
+mod around;
 mod attribute;
 mod function;
 mod graph;
@@ -174,7 +175,7 @@ pub fn check(model: &ModelProto, file: Option<&Path>) -> Findings {
 /// What the walk through a model carries along.
 struct Checker<'m> {
     ir: i64,
-    functions: HashMap<function::Id<'m>, &'m FunctionProto>,
+    functions: HashMap<around::Id<'m>, &'m FunctionProto>,
     external: Option<External>,
     folder: Option<&'m Path>,
     found: Findings,
@@ -183,7 +184,7 @@ struct Checker<'m> {
     /// The links that were told of.
     links: HashSet<&'m str>,
     /// The domains that were told to be missing, by the function that does not import them.
-    missing: HashSet<(Option<function::Id<'m>>, &'m str)>,
+    missing: HashSet<(Option<around::Id<'m>>, &'m str)>,
     /// Whether it was told that a domain is written `ai.onnx`.
     spelled_out: bool,
 }

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use super::graph::Around;
-use super::{Checker, Place, function, rules};
-use crate::model::{ModelProto, domain_of, imported};
-use crate::proto::{OperatorSetIdProto, Version};
+use super::around::{Around, Imports, id_of};
+use super::{Checker, Place, rules};
+use crate::model::{ModelProto, domain_of};
+use crate::proto::Version;
 use crate::schema;
 
 /// The opsets of ONNX's own domain that ONNX Runtime 1.31 reads: it promises nothing below 7, and refuses those above
@@ -14,21 +14,6 @@ use crate::schema;
 const RUNTIME_OPSETS: RangeInclusive<i64> = 7..=26;
 /// The newest IR version that ONNX Runtime 1.31 reads.
 const RUNTIME_IR: i64 = 13;
-
-/// The versions of operator sets that a model or function imports, by domain; that of ONNX is the empty one.
-#[derive(Default)]
-pub(super) struct Imports<'m>(pub HashMap<&'m str, i64>);
-
-impl<'m> Imports<'m> {
-    pub fn of(list: &'m [OperatorSetIdProto]) -> Imports<'m> {
-        let domains = list.iter().map(|o| domain_of(o.domain()));
-        Imports(domains.filter_map(|d| Some((d, imported(list, d)?))).collect())
-    }
-
-    pub fn version(&self, domain: &str) -> Option<i64> {
-        self.0.get(domain_of(domain)).copied()
-    }
-}
 
 impl<'m> Checker<'m> {
     /// Checks all of a model.
@@ -44,7 +29,7 @@ impl<'m> Checker<'m> {
         if self.ir < 3 && imports.0.is_empty() {
             imports.0.insert("", 1);
         }
-        self.functions = model.functions.iter().map(|f| (function::id_of(f), f)).collect();
+        self.functions = model.functions.iter().map(|f| (id_of(f), f)).collect();
         match &model.graph {
             Some(graph) => drop(self.graph(graph, None, None, &Around::model(&imports))),
             None => self.add(&rules::NO_GRAPH, &place, "it has no graph"),

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::graph::{Around, Scope};
+use super::around::{Around, id_of};
+use super::graph::Scope;
 use super::{Checker, Place, count, function, rules};
 use crate::model::{AttributeProto, NodeExt, NodeProto, domain_of};
 use crate::proto::attribute_proto::AttributeType;
@@ -54,7 +55,7 @@ impl<'m> Checker<'m> {
     fn version(&mut self, node: &'m NodeProto, place: &Place<'_>, around: &Around<'_, 'm>) -> Option<&'static Version> {
         let (domain, op) = (domain_of(node.domain()), node.op_type());
         let Some(opset) = around.imports.version(domain) else {
-            if self.missing.insert((around.function.map(function::id_of), domain)) {
+            if self.missing.insert((around.function.map(id_of), domain)) {
                 let (name, who) = (
                     if domain.is_empty() { "ai.onnx" } else { domain },
                     if around.function.is_some() { "function" } else { "model" },
