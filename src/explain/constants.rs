@@ -164,12 +164,15 @@ fn decided(scope: &Scope<'_>, at: Use, decision: &ConstantDecision, fact: &mut C
         Part::Weight if decision.chosen.is_some() => {
             "codes chosen by what they do to the output of its layer".to_owned()
         }
-        Part::Weight => match decision.params.granularity() {
-            Granularity::Tensor => "the weight of a layer: nearest codes, one scale",
-            Granularity::Channel { .. } => "the weight of a layer: nearest codes, a scale for each output channel",
-            Granularity::Block { .. } => "the weight of a layer: nearest codes, a scale for each block of inputs",
+        Part::Weight => {
+            let shared = match (decision.params.granularity(), decision.params.joined().get()) {
+                (Granularity::Tensor, _) => "one scale".to_owned(),
+                (Granularity::Channel { .. }, 1) => "a scale for each output channel".to_owned(),
+                (Granularity::Channel { .. }, joined) => format!("a scale for {joined} output channels together"),
+                (Granularity::Block { .. }, _) => "a scale for each block of inputs".to_owned(),
+            };
+            format!("the weight of a layer: nearest codes, {shared}")
         }
-        .to_owned(),
         Part::Bias => "at the scale of the accumulator: that of the input times that of the weight".to_owned(),
         Part::Operand => "stands where activations stand, and has their format".to_owned(),
     };

@@ -36,12 +36,20 @@ pub fn fit(
     if let Some(bad) = x.iter().find(|x| !x.is_finite()) {
         return Err(Error::new(ErrorKind::InvalidModel, format!("it holds {bad}, which is not finite")));
     }
-    let groups = gather(x, shape, scheme.granularity)?;
+    let mut groups = gather(x, shape, scheme.granularity)?;
+    // Each number of joined channels counts.
+    let count = groups.len();
+    let joined = scheme.joined.get();
+    if joined > 1 {
+        groups = groups.chunks(joined).map(<[Vec<f32>]>::concat).collect();
+    }
     if scheme.format.levels.is_fitted() {
         let tables: Vec<Vec<f32>> = groups.par_iter().map(|x| table(x, scheme.format)).collect();
-        return QuantParams::with_tables(scheme.format, scheme.granularity, tables.concat());
+        let tables: Vec<f32> = (0..count).flat_map(|c| &tables[c / joined]).copied().collect();
+        return QuantParams::with_tables(scheme.format, scheme.granularity, tables);
     }
     let ranges: Vec<Range> = groups.par_iter().map(|x| range(x, scheme, clip)).collect();
+    let ranges: Vec<Range> = (0..count).map(|c| ranges[c / joined]).collect();
     QuantParams::of_shape(scheme, shape, &ranges, stored)
 }
 
@@ -98,5 +106,63 @@ fn range(x: &[f32], scheme: &Scheme, clip: Clip) -> Range {
             };
             scaled([0.5, 0.25, 0.125].into_iter().fold(coarse, closer).1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::number::{Distribution, dequantize, quantize};
+
+    /// Channels of several sizes along each axis, joined in threes; the last group is of one.
+    #[test]
+    fn joined_channels_have_the_clip_that_is_best_for_all_of_them() {
+        let draw = Distribution::Laplace.draw(7 * 40, 3);
+        let size = |channel: usize| [1.0, 0.3, 2.0, 0.1, 0.1, 0.2, 5.0][channel];
+        for (axis, shape) in [(0, [7, 40]), (1, [40, 7])] {
+            let channel = |i: usize| if axis == 0 { i / 40 } else { i % 7 };
+            let x: Vec<f32> = draw.iter().enumerate().map(|(i, x)| x * size(channel(i))).collect();
+            for (format, symmetric) in [(Format::INT3, true), (Format::UINT4, false), (Format::E2M1, true)] {
+                let joined = NonZeroUsize::new(3).unwrap();
+                let scheme = Scheme { joined, ..Scheme::new(format, symmetric, Granularity::Channel { axis }) };
+                let params = fit(&x, &shape, &scheme, Clip::Best, |scale| scale).unwrap();
+                assert_eq!(params.joined(), joined);
+                for first in [0, 3, 6] {
+                    let group = first..(first + 3).min(7);
+                    let own: Vec<f32> = (0..x.len()).filter(|&i| group.contains(&channel(i))).map(|i| x[i]).collect();
+                    let loss = |params: &QuantParams, channel: usize| {
+                        let (scale, zero) = params.channel(channel);
+                        let grid = Grid { scale, zero, ..Grid::fit(&scheme, Range::ZERO) };
+                        own.iter().map(|&x| f64::from(x - grid.real(grid.code(x))).powi(2)).sum::<f64>()
+                    };
+                    let (low, high) = own.iter().fold((0f32, 0f32), |(l, h), &x| (l.min(x), h.max(x)));
+                    let best = (100..1400).map(|i| {
+                        let by = i as f32 * 0.001;
+                        let range = Range::new(low * by, high * by).unwrap();
+                        loss(&QuantParams::from_ranges(&scheme, &[range]).unwrap(), 0)
+                    });
+                    let best = best.fold(f64::INFINITY, f64::min);
+                    for c in group.clone() {
+                        assert_eq!(params.channel(c), params.channel(first), "{} {c}", format.name);
+                        assert!(loss(&params, c) <= 1.02 * best, "{} {c}: {best}", format.name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tables_of_joined_channels_fit_all_of_them() {
+        let x = [1.0, 1.0, 2.0, 2.0, 7.0, 8.0];
+        let format = Format::TABLES[17];
+        let joined = NonZeroUsize::new(2).unwrap();
+        let scheme = Scheme { joined, ..Scheme::new(format, true, Granularity::Channel { axis: 0 }) };
+        let params = fit(&x, &[3, 2], &scheme, Clip::Max, |scale| scale).unwrap();
+        let codes = quantize(&x, &[3, 2], &params).unwrap();
+        assert_eq!(dequantize(&codes, &[3, 2], &params).unwrap(), x);
+        assert_eq!(params.table(0), params.table(1));
+        assert_ne!(params.table(0), params.table(2));
     }
 }

@@ -25,10 +25,10 @@ pub enum Granularity {
 }
 
 /// A tensor as the groups see it: `outer` times `length` times `inner` numbers, the axis in the middle.
-struct Split {
-    outer: usize,
-    length: usize,
-    inner: usize,
+pub(super) struct Split {
+    pub outer: usize,
+    pub length: usize,
+    pub inner: usize,
 }
 
 impl Granularity {
@@ -107,7 +107,10 @@ impl Granularity {
         Ok(())
     }
 
-    fn split(self, shape: &[usize]) -> Result<Split> {
+    /// The tensor around the axis of the groups; all numbers along it where there is none.
+    ///
+    /// Errors when the axis is outside the shape.
+    pub(super) fn split(self, shape: &[usize]) -> Result<Split> {
         let product = |dims: &[usize]| dims.iter().fold(1usize, |n, &d| n.saturating_mul(d));
         let Some(axis) = self.axis() else { return Ok(Split { outer: 1, length: product(shape), inner: 1 }) };
         let Some(&length) = shape.get(axis) else {

@@ -309,8 +309,8 @@ fn loss_of_row(x: &[f32], to: &[Steps]) -> (f64, f64) {
 ///
 /// Without any finite number the extremes are `(+inf, -inf)`.
 pub fn min_max(x: &[f32]) -> (f32, f32, u64) {
-    let (min, max, poison) = scan(x);
-    if poison == 0.0 {
+    let (min, max, finite) = scan(x);
+    if finite {
         return (min, max, 0);
     }
     let finite = x.iter().copied().filter(|x| x.is_finite());
@@ -397,30 +397,70 @@ pub fn power_sums(x: &[f32]) -> (f64, f64) {
     (sums.iter().sum(), squares.iter().sum())
 }
 
-/// Minimum, maximum, and a sum that is zero exactly when every number is finite.
+/// The extremes of numbers, `(+inf, -inf)` of none, and whether all are finite; if not, the extremes mean nothing.
 #[multiversion(targets = "simd")]
-pub(super) fn scan(x: &[f32]) -> (f32, f32, f32) {
-    const LANES: usize = 32;
-    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let mut poison = [0f32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for i in 0..LANES {
-            min[i] = if chunk[i] < min[i] { chunk[i] } else { min[i] };
-            max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
-            poison[i] += chunk[i] * 0.0;
+pub(super) fn scan(x: &[f32]) -> (f32, f32, bool) {
+    Extremes::of(x).numbers()
+}
+
+/// The extremes of numbers in their total order (IEEE 754-2019, section 5.10), as integers of the same order: those are compared
+/// lane by lane in any order, and infinities and NaN lie outside all that is finite.
+#[derive(Clone, Copy)]
+pub(super) struct Extremes {
+    low: i32,
+    high: i32,
+}
+
+impl Extremes {
+    const NONE: Extremes = Extremes { low: ordered(f32::INFINITY), high: ordered(f32::NEG_INFINITY) };
+    /// Of a zero.
+    pub const ZERO: Extremes = Extremes { low: 0, high: 0 };
+
+    #[inline(always)]
+    pub fn of(x: &[f32]) -> Extremes {
+        const LANES: usize = 32;
+        let (mut low, mut high) = ([Extremes::NONE.low; LANES], [Extremes::NONE.high; LANES]);
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                low[i] = low[i].min(ordered(chunk[i]));
+                high[i] = high[i].max(ordered(chunk[i]));
+            }
         }
+        let mut low = low.into_iter().fold(Extremes::NONE.low, i32::min);
+        let mut high = high.into_iter().fold(Extremes::NONE.high, i32::max);
+        for &x in rest {
+            (low, high) = (low.min(ordered(x)), high.max(ordered(x)));
+        }
+        Extremes { low, high }
     }
-    for (i, &x) in rest.iter().enumerate() {
-        min[i] = if x < min[i] { x } else { min[i] };
-        max[i] = if x > max[i] { x } else { max[i] };
-        poison[i] += x * 0.0;
+
+    #[inline(always)]
+    pub fn see(&mut self, x: f32) {
+        *self = self.with(Extremes { low: ordered(x), high: ordered(x) });
     }
-    (
-        min.iter().fold(f32::INFINITY, |a, &b| a.min(b)),
-        max.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)),
-        poison.iter().sum(),
-    )
+
+    /// Those of both.
+    #[inline(always)]
+    pub fn with(self, other: Extremes) -> Extremes {
+        Extremes { low: self.low.min(other.low), high: self.high.max(other.high) }
+    }
+
+    /// The smallest and the largest number, and whether all were finite.
+    #[inline(always)]
+    pub fn numbers(self) -> (f32, f32, bool) {
+        let finite = self.low > Extremes::NONE.high && self.high < Extremes::NONE.low;
+        // Both zeros are the positive one.
+        let number = |place: i32| f32::from_bits((place ^ ((place >> 31) as u32 >> 1) as i32) as u32) + 0.0;
+        (number(self.low), number(self.high), finite)
+    }
+}
+
+/// The place of a number in the total order.
+#[inline(always)]
+const fn ordered(x: f32) -> i32 {
+    let bits = x.to_bits() as i32;
+    bits ^ ((bits >> 31) as u32 >> 1) as i32
 }
 
 /// The bytes of codes in the storage of their format, little endian, packed where they are narrower than a byte.

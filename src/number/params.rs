@@ -1,5 +1,6 @@
 //! Scale and zero point: [`Scheme`] says of what kind, [`QuantParams`] holds them.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::scales::{ScaleForm, StoredScales, power_above, rule_of_maximum};
@@ -17,6 +18,9 @@ pub struct Scheme {
     pub narrow: bool,
     /// Which values share a scale.
     pub granularity: Granularity,
+    /// So many neighbouring channels have the same scale and zero point, each its own copy of them, as DequantizeLinear reads
+    /// them; 1 where there are no channels. The last group may have fewer.
+    pub joined: NonZeroUsize,
     /// Which numbers scales can be.
     pub scales: ScaleForm,
 }
@@ -24,7 +28,7 @@ pub struct Scheme {
 impl Scheme {
     /// A scheme with scales of float32.
     pub const fn new(format: Format, symmetric: bool, granularity: Granularity) -> Scheme {
-        Scheme { format, symmetric, narrow: false, granularity, scales: ScaleForm::Float }
+        Scheme { format, symmetric, narrow: false, granularity, joined: NonZeroUsize::MIN, scales: ScaleForm::Float }
     }
 
     /// Scale and zero point for one range.
@@ -95,6 +99,7 @@ pub struct QuantParams {
     format: Format,
     lowest: i32,
     granularity: Granularity,
+    joined: NonZeroUsize,
     scales: Vec<f32>,
     zero_points: Vec<i32>,
     /// The tables of all groups one after the other, where they are found for the numbers at hand.
@@ -134,7 +139,8 @@ impl QuantParams {
         Ok(QuantParams { tables: Some(tables.into()), ..params })
     }
 
-    /// Parameters that cover the ranges: one for each group of the scheme's granularity.
+    /// Parameters that cover the ranges: one for each group of the scheme's granularity. Those of joined channels cover the
+    /// ranges of all of them.
     ///
     /// Scales are floats or powers of two, as the scheme says; those that are products of codes need the shape of the
     /// tensor: [`QuantParams::of_shape`]. Errors for these, and for tables that are found for the numbers at hand.
@@ -152,10 +158,19 @@ impl QuantParams {
     }
 
     fn direct(scheme: &Scheme, ranges: &[Range], stored: impl Fn(f32) -> f32) -> Result<Self> {
-        let (scales, zero_points) = ranges.iter().map(|&r| scheme.fit_stored(r, &stored)).unzip();
+        let (count, joined) = (ranges.len(), scheme.joined.get());
+        let mut of_group = (1.0, 0);
+        let of_place = |i: usize| {
+            if i.is_multiple_of(joined) {
+                let group = &ranges[i..count.min(i.saturating_add(joined))];
+                of_group = scheme.fit_stored(group.iter().fold(group[0], |all, &r| all.hull(r)), &stored);
+            }
+            of_group
+        };
+        let (scales, zero_points) = (0..count).map(of_place).unzip();
         let params = Self::checked(scheme.format, scheme.granularity, scales, zero_points)?;
         let form = if scheme.scales.is_power() { StoredScales::Powers } else { StoredScales::Floats };
-        Ok(QuantParams { lowest: scheme.lowest(), stored: form, ..params })
+        Ok(QuantParams { lowest: scheme.lowest(), stored: form, joined: scheme.joined, ..params })
     }
 
     /// As [`QuantParams::from_ranges_stored`] for a tensor of this shape, with scales of every form: those that are
@@ -185,13 +200,24 @@ impl QuantParams {
             return wrong(format!("zero point {z} is outside {} ({} to {})", format.name, format.min, format.max));
         }
         let (lowest, stored) = (format.min, StoredScales::Floats);
-        Ok(QuantParams { format, lowest, granularity, scales, zero_points, tables: None, stored })
+        Ok(QuantParams {
+            format,
+            lowest,
+            granularity,
+            joined: NonZeroUsize::MIN,
+            scales,
+            zero_points,
+            tables: None,
+            stored,
+        })
     }
 
-    /// The same with other scales, as many, which are stored as floats. Errors when one is not a positive finite number.
-    pub fn with_scales(&self, scales: Vec<f32>) -> Result<Self> {
+    /// The same with other scales, as many, which are stored as floats; joined channels take that of the first of them.
+    /// Errors when one is not a positive finite number.
+    pub fn with_scales(&self, mut scales: Vec<f32>) -> Result<Self> {
+        scales.chunks_mut(self.joined.get()).for_each(|group| group.fill(group[0]));
         let params = Self::checked(self.format, self.granularity, scales, self.zero_points.clone())?;
-        Ok(QuantParams { lowest: self.lowest, tables: self.tables.clone(), ..params })
+        Ok(QuantParams { lowest: self.lowest, joined: self.joined, tables: self.tables.clone(), ..params })
     }
 
     /// The number format of the codes.
@@ -212,6 +238,11 @@ impl QuantParams {
     /// Which numbers share a scale.
     pub fn granularity(&self) -> Granularity {
         self.granularity
+    }
+
+    /// So many neighbouring channels have the same scale and zero point ([`Scheme::joined`]).
+    pub fn joined(&self) -> NonZeroUsize {
+        self.joined
     }
 
     /// The axis along which the parameters change, counted from the front; `None` for per-tensor.

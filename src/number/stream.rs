@@ -3,9 +3,85 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::kernel::{PART, fits, scan};
-use super::{Granularity, Grid, Levels, QuantParams, Storage, pack, quantize};
+use super::granularity::Split;
+use super::kernel::{Extremes, PART, fits};
+use super::{Granularity, Levels, QuantParams, Storage, pack, quantize};
 use crate::error::Result;
+
+/// So many numbers are encoded at a time: their codes stay in the nearest cache until they are packed.
+const BATCH: usize = 1 << 15;
+
+/// The extremes of each group of a tensor of this shape, 0 among them, and whether all numbers are finite; if not, the extremes
+/// mean nothing.
+///
+/// Errors when the numbers do not fill the shape, or the granularity does not fit it.
+pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<(Vec<(f32, f32)>, bool)> {
+    let groups = granularity.groups(shape)?;
+    fits(x.len(), shape, granularity, groups)?;
+    let mut found = vec![Extremes::ZERO; groups];
+    if !x.is_empty() {
+        let Split { outer, length, inner } = granularity.split(shape)?;
+        match granularity {
+            Granularity::Tensor => {
+                let parts = x.par_chunks(PART).map(of_run);
+                found[0] = parts.reduce(|| Extremes::ZERO, Extremes::with);
+            }
+            Granularity::Channel { .. } if inner == 1 => {
+                let rows = (PART / length).max(1);
+                let parts = x.par_chunks(rows * length).map(|x| {
+                    let mut found = vec![Extremes::ZERO; length];
+                    of_columns(&mut found, x);
+                    found
+                });
+                for part in parts.collect::<Vec<_>>() {
+                    found.iter_mut().zip(part).for_each(|(all, own)| *all = all.with(own));
+                }
+            }
+            Granularity::Channel { .. } => found.par_iter_mut().enumerate().for_each(|(c, found)| {
+                let runs = (0..outer).map(|o| of_run(&x[(o * length + c) * inner..][..inner]));
+                *found = runs.fold(*found, Extremes::with);
+            }),
+            Granularity::Block { size, .. } => {
+                let size = size.clamp(1, length);
+                let rows = x.par_chunks(length * inner).zip(found.par_chunks_mut(length.div_ceil(size) * inner));
+                rows.for_each(|(x, found)| match inner {
+                    1 => of_blocks(found, x, size),
+                    _ => {
+                        let blocks = x.par_chunks(size * inner).zip(found.par_chunks_mut(inner));
+                        blocks.for_each(|(x, found)| of_columns(found, x));
+                    }
+                });
+            }
+        }
+    }
+    let mut finite = true;
+    let numbers = found.into_iter().map(|extremes| {
+        let (low, high, whole) = extremes.numbers();
+        finite &= whole;
+        (low, high)
+    });
+    let numbers = numbers.collect();
+    Ok((numbers, finite))
+}
+
+#[multiversion(targets = "simd")]
+fn of_run(x: &[f32]) -> Extremes {
+    Extremes::of(x)
+}
+
+/// Widens the extremes of each block of so many numbers by these.
+#[multiversion(targets = "simd")]
+fn of_blocks(found: &mut [Extremes], x: &[f32], size: usize) {
+    found.iter_mut().zip(x.chunks(size)).for_each(|(found, x)| *found = found.with(Extremes::of(x)));
+}
+
+/// Widens the extremes of each column by rows of `found.len()` numbers.
+#[multiversion(targets = "simd")]
+fn of_columns(found: &mut [Extremes], x: &[f32]) {
+    for row in x.chunks(found.len()) {
+        found.iter_mut().zip(row).for_each(|(found, &x)| found.see(x));
+    }
+}
 
 /// A tensor as stretches of neighbouring numbers, in each of which the groups follow one rule.
 struct Stretches {
@@ -14,12 +90,8 @@ struct Stretches {
     /// Stretches that are worth a thread together, an even number of numbers.
     together: usize,
     granularity: Granularity,
-    /// The length of the axis, and how many numbers lie behind an index of it.
-    axis: (usize, usize),
+    split: Split,
 }
-
-/// A group, and its smallest and largest number.
-type Extremes = (usize, f32, f32);
 
 /// The groups of a stretch.
 enum Groups {
@@ -31,19 +103,19 @@ enum Groups {
 }
 
 impl Stretches {
-    /// The granularity must fit the shape, and the shape hold numbers.
-    fn of(shape: &[usize], granularity: Granularity) -> Stretches {
-        let axis = granularity.axis().map_or((1, 1), |a| (shape[a], shape[a + 1..].iter().product()));
-        let len = match granularity {
-            Granularity::Tensor => PART,
-            Granularity::Channel { .. } | Granularity::Block { .. } if axis.1 == 1 => axis.0,
-            _ => axis.1,
+    /// The shape must hold numbers. Errors when the granularity does not fit it.
+    fn of(shape: &[usize], granularity: Granularity) -> Result<Stretches> {
+        let split = granularity.split(shape)?;
+        let len = match (granularity, split.inner) {
+            (Granularity::Tensor, _) => BATCH,
+            (_, 1) => split.length,
+            (_, inner) => inner,
         };
-        Stretches { len, together: (PART / len).max(1).next_multiple_of(2), granularity, axis }
+        Ok(Stretches { len, together: (BATCH / len).max(1).next_multiple_of(2), granularity, split })
     }
 
     fn groups(&self, stretch: usize) -> Groups {
-        let (length, inner) = self.axis;
+        let Split { length, inner, .. } = self.split;
         match self.granularity {
             Granularity::Tensor => Groups::One(0),
             Granularity::Channel { .. } if inner == 1 => Groups::Each(0),
@@ -58,71 +130,6 @@ impl Stretches {
             }
         }
     }
-}
-
-/// The extremes of each group of a tensor of this shape, 0 among them, and whether all numbers are finite; if not, the extremes
-/// mean nothing.
-///
-/// Errors when the numbers do not fill the shape, or the granularity does not fit it.
-pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<(Vec<(f32, f32)>, bool)> {
-    let groups = granularity.groups(shape)?;
-    fits(x.len(), shape, granularity, groups)?;
-    let mut found = vec![(0f32, 0f32); groups];
-    if x.is_empty() {
-        return Ok((found, true));
-    }
-    let stretches = Stretches::of(shape, granularity);
-    let parts: Vec<(Vec<Extremes>, bool)> = x
-        .par_chunks(stretches.len * stretches.together)
-        .enumerate()
-        .map(|(part, x)| extremes_of_part(&stretches, part * stretches.together, x))
-        .collect();
-    let mut finite = true;
-    for (part, whole) in parts {
-        finite &= whole;
-        for (group, low, high) in part {
-            found[group] = (found[group].0.min(low), found[group].1.max(high));
-        }
-    }
-    Ok((found, finite))
-}
-
-fn extremes_of_part(stretches: &Stretches, first: usize, x: &[f32]) -> (Vec<Extremes>, bool) {
-    let (mut found, mut finite) = (Vec::new(), true);
-    let one = |group: usize, x: &[f32], found: &mut Vec<Extremes>| {
-        let (low, high, poison) = scan(x);
-        found.push((group, low, high));
-        poison == 0.0
-    };
-    for (i, x) in x.chunks(stretches.len).enumerate() {
-        match stretches.groups(first + i) {
-            Groups::One(group) => finite &= one(group, x, &mut found),
-            Groups::Blocks(group, size) => {
-                x.chunks(size).enumerate().for_each(|(b, x)| finite &= one(group + b, x, &mut found));
-            }
-            Groups::Each(group) => {
-                // Rows of one run of groups widen what the first of them found.
-                let known = found.last().is_some_and(|&(last, ..)| last + 1 == group + x.len());
-                if !known {
-                    found.extend((0..x.len()).map(|k| (group + k, 0.0, 0.0)));
-                }
-                let start = found.len() - x.len();
-                finite &= widen(&mut found[start..], x);
-            }
-        }
-    }
-    (found, finite)
-}
-
-#[multiversion(targets = "simd")]
-fn widen(found: &mut [Extremes], x: &[f32]) -> bool {
-    let mut poison = 0f32;
-    for ((_, low, high), &x) in found.iter_mut().zip(x) {
-        *low = if x < *low { x } else { *low };
-        *high = if x > *high { x } else { *high };
-        poison += x * 0.0;
-    }
-    poison == 0.0
 }
 
 /// The codes of `x`, a tensor of this shape, in the storage of their format: [`pack`] of [`quantize`].
@@ -140,17 +147,16 @@ pub fn encode(x: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<u8
     if x.is_empty() {
         return Ok(bytes);
     }
-    let stretches = Stretches::of(shape, params.granularity());
-    let grids: Vec<Grid<'_>> = (0..params.scales().len()).map(|c| Grid::of(params, c)).collect();
+    let stretches = Stretches::of(shape, params.granularity())?;
     let numbers = stretches.len * stretches.together;
     let parts = bytes.par_chunks_mut(numbers * bits / 8).zip(x.par_chunks(numbers)).enumerate();
     parts.for_each(|(part, (bytes, x))| {
         let first = part * stretches.together;
         if bits == 8 {
-            return encode_part(&stretches, first, &grids, x, bytes);
+            return encode_part(&stretches, first, params, x, bytes);
         }
         let mut codes = vec![0u8; x.len()];
-        encode_part(&stretches, first, &grids, x, &mut codes);
+        encode_part(&stretches, first, params, x, &mut codes);
         join(bytes, &codes);
     });
     Ok(bytes)
@@ -166,40 +172,60 @@ fn join(bytes: &mut [u8], codes: &[u8]) {
     }
 }
 
-fn encode_part(stretches: &Stretches, first: usize, grids: &[Grid<'_>], x: &[f32], codes: &mut [u8]) {
+fn encode_part(stretches: &Stretches, first: usize, params: &QuantParams, x: &[f32], codes: &mut [u8]) {
+    let ends = (params.lowest(), params.format().max);
+    let (scales, zeros) = (params.scales(), params.zero_points());
     let pairs = x.chunks(stretches.len).zip(codes.chunks_mut(stretches.len)).enumerate();
     for (i, (x, codes)) in pairs {
         match stretches.groups(first + i) {
-            Groups::One(group) => encode_run(codes, x, grids[group]),
-            Groups::Blocks(group, size) => encode_blocks(codes, x, size, &grids[group..]),
-            Groups::Each(group) => {
-                let pairs = codes.iter_mut().zip(x).zip(&grids[group..]);
-                pairs.for_each(|((code, &x), grid)| *code = grid.code(x) as u8);
-            }
+            Groups::One(group) => encode_run(codes, x, Line { scale: scales[group], zero: zeros[group], ends }),
+            Groups::Blocks(group, size) => encode_blocks(codes, x, size, &scales[group..], &zeros[group..], ends),
+            Groups::Each(group) => encode_each(codes, x, &scales[group..], &zeros[group..], ends),
         }
     }
 }
 
-/// Clamping to whole bounds before rounding gives the same as after it, and makes the addition of 1.5 * 2^23 round half to even
-/// in every SIMD instruction set; the code is then in its last bits.
-#[inline(always)]
-fn encode_one(codes: &mut [u8], x: &[f32], grid: Grid<'_>) {
-    const MAGIC: f32 = 12_582_912.0;
-    let (low, high) = ((grid.lowest - grid.zero) as f32, (grid.highest - grid.zero) as f32);
-    for (code, &x) in codes.iter_mut().zip(x) {
-        let steps = (x / grid.scale).max(low).min(high) + MAGIC;
-        *code = (steps.to_bits() as i32).wrapping_add(grid.zero) as u8;
+/// A linear grid of codes that fit a byte.
+#[derive(Clone, Copy)]
+struct Line {
+    scale: f32,
+    zero: i32,
+    /// The smallest and the largest code.
+    ends: (i32, i32),
+}
+
+impl Line {
+    /// The code of `x` in its lowest byte. Clamping to whole bounds before rounding gives the same as after it, and makes the
+    /// addition of 1.5 * 2^23 round half to even in every SIMD instruction set; the code is then in the last bits.
+    #[inline(always)]
+    fn code(self, x: f32) -> u8 {
+        const MAGIC: f32 = 12_582_912.0;
+        let (low, high) = ((self.ends.0 - self.zero) as f32, (self.ends.1 - self.zero) as f32);
+        let steps = (x / self.scale).max(low).min(high) + MAGIC;
+        (steps.to_bits() as i32).wrapping_add(self.zero) as u8
+    }
+
+    #[inline(always)]
+    fn encode(self, codes: &mut [u8], x: &[f32]) {
+        codes.iter_mut().zip(x).for_each(|(code, &x)| *code = self.code(x));
     }
 }
 
 #[multiversion(targets = "simd")]
-fn encode_run(codes: &mut [u8], x: &[f32], grid: Grid<'_>) {
-    encode_one(codes, x, grid);
+fn encode_run(codes: &mut [u8], x: &[f32], line: Line) {
+    line.encode(codes, x);
 }
 
 #[multiversion(targets = "simd")]
-fn encode_blocks(codes: &mut [u8], x: &[f32], size: usize, grids: &[Grid<'_>]) {
-    codes.chunks_mut(size).zip(x.chunks(size)).zip(grids).for_each(|((codes, x), &grid)| encode_one(codes, x, grid));
+fn encode_blocks(codes: &mut [u8], x: &[f32], size: usize, scales: &[f32], zeros: &[i32], ends: (i32, i32)) {
+    let blocks = codes.chunks_mut(size).zip(x.chunks(size)).zip(scales.iter().zip(zeros));
+    blocks.for_each(|((codes, x), (&scale, &zero))| Line { scale, zero, ends }.encode(codes, x));
+}
+
+#[multiversion(targets = "simd")]
+fn encode_each(codes: &mut [u8], x: &[f32], scales: &[f32], zeros: &[i32], ends: (i32, i32)) {
+    let lines = codes.iter_mut().zip(x).zip(scales.iter().zip(zeros));
+    lines.for_each(|((code, &x), (&scale, &zero))| *code = Line { scale, zero, ends }.code(x));
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! The formats of weights that users name: codes, scales, and which numbers share them, as a table.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use super::{Format, Granularity, Levels, Over, ScaleForm, Scheme};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A format of weights, as users write it: its name, and behind slashes what is otherwise than in the table:
-/// `int4`, `int4/b32` (blocks of 32), `int8/tensor`, `int8/narrow` (without the lowest code), `int4/affine`.
+/// `int4`, `int4/b32` (blocks of 32), `int4/g16` (groups of 16 output channels), `int8/tensor`, `int8/narrow` (without the lowest code), `int4/affine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightFormat {
     /// The name users write, `mxfp4`.
@@ -31,10 +32,16 @@ pub struct WeightFormat {
 pub enum Share {
     /// All of a tensor.
     Tensor,
-    /// Those of an output channel.
-    Channel,
+    /// Those of so many neighbouring output channels; the last group may have fewer (Yu et al., "Low-bit quantization needs
+    /// good distribution", 2020, section 3.3: groups of filters).
+    Channels(NonZeroUsize),
     /// So many neighbours along the inputs, where there are as many; those of an output channel elsewhere.
     Block(usize),
+}
+
+impl Share {
+    /// Those of an output channel.
+    pub const CHANNEL: Share = Share::Channels(NonZeroUsize::MIN);
 }
 
 const fn row(name: &'static str, about: &'static str, format: Format, share: Share) -> WeightFormat {
@@ -72,29 +79,29 @@ const CHANNEL: Over = Over::Channel { axis: None };
 impl WeightFormat {
     /// Every format, in the order they are listed to users.
     pub const ALL: [WeightFormat; 56] = [
-        row("int2", "integers", Format::INT2, Share::Channel),
-        row("uint2", "integers with a zero point", Format::UINT2, Share::Channel),
-        row("int3", "integers", Format::INT3, Share::Channel),
-        row("uint3", "integers with a zero point", Format::UINT3, Share::Channel),
-        row("int4", "integers", Format::INT4, Share::Channel),
-        row("uint4", "integers with a zero point", Format::UINT4, Share::Channel),
-        row("int5", "integers", Format::INT5, Share::Channel),
-        row("uint5", "integers with a zero point", Format::UINT5, Share::Channel),
-        row("int6", "integers", Format::INT6, Share::Channel),
-        row("uint6", "integers with a zero point", Format::UINT6, Share::Channel),
-        row("int7", "integers", Format::INT7, Share::Channel),
-        row("uint7", "integers with a zero point", Format::UINT7, Share::Channel),
-        row("int8", "integers", Format::INT8, Share::Channel),
-        row("uint8", "integers with a zero point", Format::UINT8, Share::Channel),
-        row("int16", "integers", Format::INT16, Share::Channel),
-        row("uint16", "integers with a zero point", Format::UINT16, Share::Channel),
-        row("fp8e4m3", "floats of 8 bits", Format::E4M3FN, Share::Channel),
-        row("fp8e5m2", "floats of 8 bits", Format::E5M2, Share::Channel),
-        row("fp8e4m3fnuz", "floats of 8 bits without -0", Format::E4M3FNUZ, Share::Channel),
-        row("fp8e5m2fnuz", "floats of 8 bits without -0", Format::E5M2FNUZ, Share::Channel),
-        row("fp6e2m3", "floats of 6 bits", Format::E2M3, Share::Channel),
-        row("fp6e3m2", "floats of 6 bits", Format::E3M2, Share::Channel),
-        row("fp4e2m1", "floats of 4 bits", Format::E2M1, Share::Channel),
+        row("int2", "integers", Format::INT2, Share::CHANNEL),
+        row("uint2", "integers with a zero point", Format::UINT2, Share::CHANNEL),
+        row("int3", "integers", Format::INT3, Share::CHANNEL),
+        row("uint3", "integers with a zero point", Format::UINT3, Share::CHANNEL),
+        row("int4", "integers", Format::INT4, Share::CHANNEL),
+        row("uint4", "integers with a zero point", Format::UINT4, Share::CHANNEL),
+        row("int5", "integers", Format::INT5, Share::CHANNEL),
+        row("uint5", "integers with a zero point", Format::UINT5, Share::CHANNEL),
+        row("int6", "integers", Format::INT6, Share::CHANNEL),
+        row("uint6", "integers with a zero point", Format::UINT6, Share::CHANNEL),
+        row("int7", "integers", Format::INT7, Share::CHANNEL),
+        row("uint7", "integers with a zero point", Format::UINT7, Share::CHANNEL),
+        row("int8", "integers", Format::INT8, Share::CHANNEL),
+        row("uint8", "integers with a zero point", Format::UINT8, Share::CHANNEL),
+        row("int16", "integers", Format::INT16, Share::CHANNEL),
+        row("uint16", "integers with a zero point", Format::UINT16, Share::CHANNEL),
+        row("fp8e4m3", "floats of 8 bits", Format::E4M3FN, Share::CHANNEL),
+        row("fp8e5m2", "floats of 8 bits", Format::E5M2, Share::CHANNEL),
+        row("fp8e4m3fnuz", "floats of 8 bits without -0", Format::E4M3FNUZ, Share::CHANNEL),
+        row("fp8e5m2fnuz", "floats of 8 bits without -0", Format::E5M2FNUZ, Share::CHANNEL),
+        row("fp6e2m3", "floats of 6 bits", Format::E2M3, Share::CHANNEL),
+        row("fp6e3m2", "floats of 6 bits", Format::E3M2, Share::CHANNEL),
+        row("fp4e2m1", "floats of 4 bits", Format::E2M1, Share::CHANNEL),
         mx("mxfp8e4m3", "floats of 8 bits, powers of two as scales", Format::E4M3FN),
         mx("mxfp8e5m2", "floats of 8 bits, powers of two as scales", Format::E5M2),
         mx("mxfp6e2m3", "floats of 6 bits, powers of two as scales", Format::E2M3),
@@ -117,15 +124,15 @@ impl WeightFormat {
             CHANNEL,
         ),
         row("nf4", "quantiles of a normal distribution", Format::NF4, Share::Block(64)),
-        row("pow2-3", "powers of two", Format::TABLES[8], Share::Channel),
-        row("pow2-4", "powers of two", Format::TABLES[9], Share::Channel),
-        row("pow2-5", "powers of two", Format::TABLES[10], Share::Channel),
-        row("sqrt2-4", "powers of the root of two", Format::TABLES[11], Share::Channel),
-        row("sqrt2-5", "powers of the root of two", Format::TABLES[12], Share::Channel),
-        row("sqrt2-6", "powers of the root of two", Format::TABLES[13], Share::Channel),
-        row("ternary", "-1, 0 and 1", Format::TERNARY, Share::Channel),
-        row("ttq", "0 and a number on each side", Format::TTQ, Share::Channel),
-        row("binary", "-1 and 1", Format::BINARY, Share::Channel),
+        row("pow2-3", "powers of two", Format::TABLES[8], Share::CHANNEL),
+        row("pow2-4", "powers of two", Format::TABLES[9], Share::CHANNEL),
+        row("pow2-5", "powers of two", Format::TABLES[10], Share::CHANNEL),
+        row("sqrt2-4", "powers of the root of two", Format::TABLES[11], Share::CHANNEL),
+        row("sqrt2-5", "powers of the root of two", Format::TABLES[12], Share::CHANNEL),
+        row("sqrt2-6", "powers of the root of two", Format::TABLES[13], Share::CHANNEL),
+        row("ternary", "-1, 0 and 1", Format::TERNARY, Share::CHANNEL),
+        row("ttq", "0 and a number on each side", Format::TTQ, Share::CHANNEL),
+        row("binary", "-1 and 1", Format::BINARY, Share::CHANNEL),
         row("kmeans2", "means of clusters", Format::TABLES[17], Share::Tensor),
         row("kmeans3", "means of clusters", Format::TABLES[18], Share::Tensor),
         row("kmeans4", "means of clusters", Format::TABLES[19], Share::Tensor),
@@ -148,7 +155,7 @@ impl WeightFormat {
         let plain = |f: &WeightFormat| f.format.name == format.name && f.scales == ScaleForm::Float;
         match Self::ALL.into_iter().find(plain) {
             Some(found) => WeightFormat { format, ..found },
-            None => row(format.name, "", format, Share::Channel),
+            None => row(format.name, "", format, Share::CHANNEL),
         }
     }
 
@@ -159,11 +166,16 @@ impl WeightFormat {
             (Share::Block(size), _, Some(axis)) if shape.get(axis).is_some_and(|&n| n >= size) => {
                 Granularity::Block { axis, size }
             }
-            (Share::Channel | Share::Block(_), Some(axis), _) => Granularity::Channel { axis },
+            (Share::Channels(_) | Share::Block(_), Some(axis), _) => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
+        let joined = if let (Share::Channels(n), Granularity::Channel { .. }) = (self.share, granularity) {
+            n
+        } else {
+            NonZeroUsize::MIN
+        };
         let scales = self.scales.along(channels);
-        Scheme { narrow: self.narrow, scales, ..Scheme::new(self.format, self.symmetric, granularity) }
+        Scheme { narrow: self.narrow, scales, joined, ..Scheme::new(self.format, self.symmetric, granularity) }
     }
 
     /// How many different numbers there are for one scale.
@@ -198,7 +210,8 @@ impl fmt::Display for WeightFormat {
         match self.share {
             share if share == own.share => {}
             Share::Tensor => f.write_str("/tensor")?,
-            Share::Channel => f.write_str("/channel")?,
+            Share::CHANNEL => f.write_str("/channel")?,
+            Share::Channels(count) => write!(f, "/g{count}")?,
             Share::Block(size) => write!(f, "/b{size}")?,
         }
         if self.narrow != own.narrow {
@@ -223,23 +236,24 @@ impl FromStr for WeightFormat {
             return wrong(format!("there is no format `{name}`"), "`qdq formats` lists them");
         };
         for part in parts {
-            let size = part.strip_prefix('b').and_then(|n| n.parse().ok()).filter(|&n| n > 0);
+            let count = |prefix| part.strip_prefix(prefix).and_then(|n| n.parse::<NonZeroUsize>().ok());
+            let shared = count('b').map(|n| Share::Block(n.get())).or(count('g').map(Share::Channels));
             let linear = found.format.levels == Levels::Linear;
-            match (part, size) {
+            match (part, shared) {
                 _ if found.scales != ScaleForm::Float && !matches!(part, "narrow") => {
                     let what = format!("`{name}` says itself which numbers share a scale");
                     return wrong(what, &format!("leave out `/{part}`"));
                 }
-                (_, Some(size)) => found.share = Share::Block(size),
+                (_, Some(share)) => found.share = share,
                 ("tensor", _) => found.share = Share::Tensor,
-                ("channel", _) => found.share = Share::Channel,
+                ("channel", _) => found.share = Share::CHANNEL,
                 ("narrow", _) if linear && found.format.min < 0 => found.narrow = true,
                 ("affine", _) if linear => found.symmetric = false,
                 _ => {
                     let what = format!("`{part}` says nothing of `{name}`");
                     return wrong(
                         what,
-                        "write `/b32`, `/tensor` or `/channel`, and for integers `/narrow` or `/affine`",
+                        "write `/b32`, `/g16`, `/tensor` or `/channel`, and for integers `/narrow` or `/affine`",
                     );
                 }
             }
@@ -266,7 +280,10 @@ mod tests {
         }
         let parsed: WeightFormat = "int4/b128/narrow".parse().unwrap();
         assert_eq!((parsed.share, parsed.narrow, &*parsed.to_string()), (Share::Block(128), true, "int4/b128/narrow"));
-        for wrong in ["int9", "int4/b0", "nf4/affine", "mxfp4/b16", "uint4/narrow"] {
+        let parsed: WeightFormat = "nf4/g16".parse().unwrap();
+        assert_eq!((parsed.share, &*parsed.to_string()), (Share::Channels(NonZeroUsize::new(16).unwrap()), "nf4/g16"));
+        assert_eq!("int4/g1".parse::<WeightFormat>().unwrap(), "int4/channel".parse().unwrap());
+        for wrong in ["int9", "int4/b0", "int4/g0", "int4/g", "vsq4/g16", "nf4/affine", "mxfp4/b16", "uint4/narrow"] {
             assert!(wrong.parse::<WeightFormat>().is_err(), "{wrong}");
         }
     }

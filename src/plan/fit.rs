@@ -15,9 +15,7 @@ use super::{
 use crate::calibrate::{Ranges, Stats};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{
-    Format, Granularity, QuantParams, Range, Scheme, each_channel, extremes, gather, min_max, min_max_channels,
-};
+use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, extremes, gather, min_max};
 use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
 use crate::target::BiasForm;
@@ -366,7 +364,7 @@ fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
     (channels > 0 && bias.len() == channels && bias.shape()[last] == channels).then_some(last)
 }
 
-/// The range of a weight, or of each of its channels, as the method chooses it. Channels of zeros keep what they have
+/// The range of a weight, or of each of its channels, as the method chooses it for those that are joined together. Channels of zeros keep what they have
 /// from extreme to extreme.
 pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> Result<Vec<Range>> {
     let mut ranges = extreme_ranges(tensor, scheme)?;
@@ -374,16 +372,16 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
         return Ok(ranges);
     }
     let x = tensor.f32s()?;
-    let mut places = ranges.iter_mut();
+    let mut places = ranges.chunks_mut(scheme.joined.get());
     let mut fit = |x: &[f32]| {
-        if let (Some(range), true) = (places.next(), x.iter().any(|&x| x != 0.0)) {
-            *range = clip.range(&Profile::of(x), scheme).unwrap_or(*range);
+        if let (Some(group), true) = (places.next(), x.iter().any(|&x| x != 0.0)) {
+            group.fill(clip.range(&Profile::of(x), scheme).unwrap_or(group[0]));
         }
         Ok(())
     };
     match scheme.granularity {
         Granularity::Tensor => fit(&x)?,
-        Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, fit)?,
+        Granularity::Channel { axis } => each_channel(&x, tensor.shape(), axis, scheme.joined.get(), fit)?,
         Granularity::Block { .. } => {
             gather(&x, tensor.shape(), scheme.granularity)?.iter().try_for_each(|x| fit(x))?;
         }
@@ -395,26 +393,20 @@ pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> R
 /// bias stays as fine as theirs.
 fn extreme_ranges(tensor: &Tensor, scheme: &Scheme) -> Result<Vec<Range>> {
     let x = tensor.f32s()?;
-    let axis = match scheme.granularity {
-        Granularity::Tensor => return Ok(vec![constant_range(tensor)?]),
-        Granularity::Channel { axis } => axis,
-        Granularity::Block { .. } => {
-            let (found, finite) = extremes(&x, tensor.shape(), scheme.granularity)?;
-            if !finite {
-                return Err(not_finite(min_max(&x).2));
-            }
-            return Ok(found.into_iter().map(|(low, high)| Range::new(low, high).unwrap_or(Range::ZERO)).collect());
-        }
-    };
-    let mut channels = vec![(0f32, 0f32); tensor.shape()[axis]];
-    let non_finite = min_max_channels(&x, tensor.shape(), axis, &mut channels);
-    if non_finite > 0 {
-        return Err(not_finite(non_finite));
+    let (found, finite) = extremes(&x, tensor.shape(), scheme.granularity)?;
+    if !finite {
+        return Err(not_finite(min_max(&x).2));
     }
-    let mut ranges: Vec<Range> = channels.iter().filter_map(|&(lo, hi)| Range::new(lo, hi)).collect();
-    let smallest = ranges.iter().map(|r| r.magnitude()).filter(|&m| m > 0.0).fold(f32::INFINITY, f32::min);
-    if let Some(range) = Range::new(-smallest, smallest) {
-        ranges.iter_mut().filter(|r| r.magnitude() == 0.0).for_each(|r| *r = range);
+    let mut ranges: Vec<Range> =
+        found.into_iter().map(|(low, high)| Range::new(low, high).unwrap_or(Range::ZERO)).collect();
+    for group in ranges.chunks_mut(scheme.joined.get()) {
+        group.fill(group.iter().fold(group[0], |all, &r| all.hull(r)));
+    }
+    if let Granularity::Channel { .. } = scheme.granularity {
+        let smallest = ranges.iter().map(|r| r.magnitude()).filter(|&m| m > 0.0).fold(f32::INFINITY, f32::min);
+        if let Some(range) = Range::new(-smallest, smallest) {
+            ranges.iter_mut().filter(|r| r.magnitude() == 0.0).for_each(|r| *r = range);
+        }
     }
     Ok(ranges)
 }

@@ -70,6 +70,8 @@ pub struct Policy {
     pub storage: StorageForm,
     /// One scale for each output channel of a weight.
     pub per_channel: bool,
+    /// So many neighbouring output channels share their scale, where they have one each.
+    pub joined_channels: NonZeroUsize,
     /// One scale for so many neighbours along the inputs of a weight, where there are that many; one a channel elsewhere.
     pub block_size: Option<NonZeroUsize>,
     /// How ranges of activations come out of what was seen.
@@ -109,6 +111,7 @@ impl Policy {
             narrow_weights: false,
             storage: StorageForm::Native,
             per_channel: target.per_channel,
+            joined_channels: NonZeroUsize::MIN,
             block_size: None,
             calibration: Method::MinMax,
             weight_clip: Method::MinMax,
@@ -142,19 +145,21 @@ impl Policy {
             (_, Some(axis)) if per_channel => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
+        let channels = matches!(granularity, Granularity::Channel { .. });
+        let joined = if channels { self.joined_channels } else { NonZeroUsize::MIN };
         let symmetric = self.symmetric_weights.unwrap_or(self.weights.signed());
         // The lowest code is spared for kernels that multiply bytes.
         let spared = self.target.narrow_weights && self.weights.bits == 8;
         let narrow = symmetric && (spared || self.narrow_weights);
         let scales = self.weight_scales.along(rule.channel_axis(node, shape.len()));
-        Scheme { narrow, scales, ..Scheme::new(self.weights, symmetric, granularity) }
+        Scheme { narrow, scales, joined, ..Scheme::new(self.weights, symmetric, granularity) }
     }
 
     /// The format of weights with its scales, as users name it.
     pub fn weight_format(&self) -> WeightFormat {
         let share = match (self.block_size, self.per_channel) {
             (Some(size), _) => Share::Block(size.get()),
-            (None, true) => Share::Channel,
+            (None, true) => Share::Channels(self.joined_channels),
             (None, false) => Share::Tensor,
         };
         let plain = WeightFormat::of(self.weights);
@@ -173,7 +178,7 @@ impl Policy {
         self.symmetric_weights = (!plain).then_some(format.symmetric);
         match format.share {
             Share::Tensor => self.per_channel = false,
-            Share::Channel => {}
+            Share::Channels(count) => self.joined_channels = count,
             Share::Block(size) => self.block_size = NonZeroUsize::new(size),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -277,7 +278,7 @@ fn scheme(policy: &Policy, mode: Mode, rule: &OpRule, node: &NodeProto, shape: &
     let scheme = policy.weight_scheme(rule, node, shape, false);
     // ConvInteger has one zero point for all channels.
     if mode == Mode::Dynamic && node.is("Conv") && !scheme.symmetric {
-        return Scheme { granularity: Granularity::Tensor, ..scheme };
+        return Scheme { granularity: Granularity::Tensor, joined: NonZeroUsize::MIN, ..scheme };
     }
     scheme
 }

@@ -30,6 +30,9 @@ impl<'w> Matrix<'w> {
             1 => grid_of[span].fill(grids.start),
             _ => grid_of[span].iter_mut().zip(grids).for_each(|(of, grid)| *of = grid),
         })?;
+        // Joined channels are on the grid of the first of them.
+        let joined = layer.params.joined().get();
+        grid_of.iter_mut().for_each(|grid| *grid -= *grid % joined);
         let size = layer.matrix.rows * layer.matrix.columns;
         let mut owner = vec![None; layer.params.scales().len()];
         let alone = grid_of.iter().enumerate().all(|(i, &grid)| *owner[grid].get_or_insert(i / size) == i / size);

@@ -127,8 +127,9 @@ pub fn format_table(rows: &[FormatRow]) -> Vec<Table> {
     }
     t.notes.push("a weight: bits with scales and tables, in a layer of 1024 channels of 1024 inputs each".into());
     t.notes.push("dB: SQNR at the best clip, on 32 channels of 1024 numbers each".into());
-    t.notes
-        .push("`--weights NAME` takes them, with `/b32`, `/tensor`, `/channel`, `/narrow` or `/affine` behind".into());
+    t.notes.push(
+        "`--weights NAME` takes them, with `/b32`, `/g16`, `/tensor`, `/channel`, `/narrow` or `/affine` behind".into(),
+    );
     t.notes.push("`--storage portable` needs types and operators of opset 13 alone".into());
     vec![t]
 }

@@ -63,7 +63,8 @@ fn bits(x: &[f32]) -> Vec<u32> {
 #[test]
 fn both_storages_stand_for_the_same_numbers() {
     let (float, samples) = (products(), identity());
-    for format in WeightFormat::ALL {
+    let joined = ["int4/g4", "uint4/g4", "int8/g4", "fp8e4m3/g4", "nf4/g4", "ternary/g4", "kmeans3/g4"];
+    for format in WeightFormat::ALL.into_iter().chain(joined.map(|f| f.parse().unwrap())) {
         for clip in [Method::MinMax, Method::Mse(2.0)] {
             let made = [StorageForm::Native, StorageForm::Portable].map(|storage| {
                 let policy = Policy { weight_clip: clip, ..policy(&format, storage) };
@@ -90,7 +91,7 @@ fn both_storages_stand_for_the_same_numbers() {
                 }
             }
             if clip == Method::MinMax {
-                let name = format!("storage_{}", format.name.replace('/', "_"));
+                let name = format!("storage_{}", format.to_string().replace('/', "_"));
                 emit_storage(&name, &made[1].model, &made[0].model, &samples, onnxruntime_runs(&format));
             }
         }
@@ -102,7 +103,10 @@ fn chosen_codes_are_no_worse_than_the_nearest() {
     let float = products();
     let sample = |i| Sample { inputs: vec![Tensor::from_f32(vec![INPUTS, INPUTS], noise(i, INPUTS * INPUTS))] };
     let samples = InMemory((10..14).map(sample).collect());
-    for name in ["mxfp4", "nvfp4", "nf4", "kmeans4", "vsq4", "mx6", "pow2-4", "ternary", "ttq", "fp8e4m3", "int4/b32"] {
+    for name in [
+        "mxfp4", "nvfp4", "nf4", "kmeans4", "vsq4", "mx6", "pow2-4", "ternary", "ttq", "fp8e4m3", "int4/b32",
+        "int4/g4", "uint4/g4",
+    ] {
         let format: WeightFormat = name.parse().unwrap();
         for rounding in [Rounding::Descent, Rounding::AUTO, Rounding::Auto { adaround: Some(Default::default()) }] {
             let policy = Policy { rounding, ..policy(&format, StorageForm::Portable) };
@@ -167,4 +171,92 @@ fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
     }
     let policy = Policy { activations: Format::E4M3FN, calibration: Method::Entropy, ..Policy::of(&ORT_CPU) };
     assert!(policy.check_methods().unwrap_err().to_string().contains("`entropy` chooses ranges of integers"));
+}
+
+/// Layers whose output channels lie on each axis there is: convolutions in one group, in two and in one a channel, transposed
+/// ones, and products.
+fn layers() -> Model {
+    let group = |n: i64| qdq::model::attribute::int("group", n);
+    let constants = [
+        ("conv", vec![6, 4, 3, 3]),
+        ("groups", vec![6, 3, 1, 1]),
+        ("depthwise", vec![6, 1, 3, 3]),
+        ("transposed", vec![6, 7, 2, 2]),
+        ("gemm", vec![28, 10]),
+        ("turned", vec![9, 10]),
+        ("matmul", vec![9, 5]),
+    ];
+    let constants = constants
+        .iter()
+        .enumerate()
+        .map(|(i, (name, shape))| common::floats(name, shape, &noise(i as u64 + 20, shape.iter().product())))
+        .collect();
+    let nodes = vec![
+        node("Conv", "x conv", "a", &[]),
+        node("Conv", "a groups", "b", &[group(2)]),
+        node("Conv", "b depthwise", "c", &[group(6)]),
+        node("ConvTranspose", "c transposed", "d", &[]),
+        node("Flatten", "d", "e", &[]),
+        node("Gemm", "e gemm", "f", &[]),
+        node("Gemm", "f turned", "g", &[qdq::model::attribute::int("transB", 1)]),
+        node("MatMul", "g matmul", "y", &[]),
+    ];
+    model(13, &[1, 4, 5, 5], nodes, constants, &[("y", &[1, 5])])
+}
+
+#[test]
+fn joined_channels_have_one_scale_whatever_chooses_it() {
+    let float = layers();
+    let sample = |i| Sample { inputs: vec![Tensor::from_f32(vec![1, 4, 5, 5], noise(i, 100))] };
+    let samples = InMemory((50..70).map(sample).collect());
+    // The axis of the channels, and how many there are.
+    let lie = [
+        ("conv", 0, 6),
+        ("groups", 0, 6),
+        ("depthwise", 0, 6),
+        ("transposed", 1, 7),
+        ("gemm", 1, 10),
+        ("turned", 0, 9),
+        ("matmul", 1, 5),
+    ];
+    for name in ["int4/g4", "uint4/g4", "int3/g100"] {
+        let format: WeightFormat = name.parse().unwrap();
+        for clip in [Method::MinMax, Method::Mse(2.0)] {
+            for rounding in [Rounding::Nearest, Rounding::AUTO] {
+                let policy = Policy { rounding, weight_clip: clip, ..policy(&format, StorageForm::Native) };
+                let made = quantize_weights(&float, &policy, Some((&samples, &Tract)), None, &Silent).unwrap();
+                made.model.graph.check().unwrap();
+                let own = |d: &qdq::plan::ConstantDecision| {
+                    let params = &d.params;
+                    let pairs: Vec<_> = (0..params.scales().len()).map(|c| params.channel(c)).collect();
+                    (params.axis(), pairs)
+                };
+                for (weight, axis, channels) in lie {
+                    let decision = made.plan.constants.values().find(|d| d.initializer == weight).unwrap();
+                    let (found, pairs) = own(decision);
+                    assert_eq!((found, pairs.len()), (Some(axis), channels), "{name} {weight}");
+                    let together = decision.params.joined().get();
+                    for group in pairs.chunks(together) {
+                        assert!(group.iter().all(|pair| pair == &group[0]), "{name} {weight} {clip}: {pairs:?}");
+                    }
+                    let groups = pairs.windows(2).filter(|p| p[0] != p[1]).count() + 1;
+                    assert_eq!(groups, channels.div_ceil(together), "{name} {weight} {clip}: {pairs:?}");
+                }
+            }
+        }
+    }
+}
+
+/// More scales are no worse, on the weights of a trained model.
+#[test]
+fn errors_grow_with_the_channels_that_share_a_scale() {
+    let float = model_of("digits/model.onnx");
+    let formats: Vec<WeightFormat> =
+        ["int4", "int4/g2", "int4/g8", "int4/tensor"].iter().map(|f| f.parse().unwrap()).collect();
+    let forecast = qdq::inspect::forecast(&float, &formats).unwrap();
+    let db: Vec<f64> = forecast.total.iter().map(|t| t.sqnr_db.unwrap()).collect();
+    assert!(db.windows(2).all(|pair| pair[0] > pair[1]), "{db:?}");
+    // What is stored is a scale a channel all the same.
+    let bits: Vec<f64> = forecast.total.iter().map(|t| t.bits_per_weight).collect();
+    assert!(bits[0] == bits[1] && bits[1] == bits[2] && bits[2] > bits[3], "{bits:?}");
 }
