@@ -5,6 +5,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::extremes::Extremes;
 use super::levels::nearest;
 use super::{Format, Granularity, Levels, QuantParams, Range, Scheme, Storage, pack_bits, unpack_bits};
 use crate::error::{Error, ErrorKind, Result, listed};
@@ -309,7 +310,7 @@ fn loss_of_row(x: &[f32], to: &[Steps]) -> (f64, f64) {
 ///
 /// Without any finite number the extremes are `(+inf, -inf)`.
 pub fn min_max(x: &[f32]) -> (f32, f32, u64) {
-    let (min, max, finite) = scan(x);
+    let (min, max, finite) = Extremes::of_run(x).numbers();
     if finite {
         return (min, max, 0);
     }
@@ -395,72 +396,6 @@ pub fn power_sums(x: &[f32]) -> (f64, f64) {
         squares[i] += x * x;
     }
     (sums.iter().sum(), squares.iter().sum())
-}
-
-/// The extremes of numbers, `(+inf, -inf)` of none, and whether all are finite; if not, the extremes mean nothing.
-#[multiversion(targets = "simd")]
-pub(super) fn scan(x: &[f32]) -> (f32, f32, bool) {
-    Extremes::of(x).numbers()
-}
-
-/// The extremes of numbers in their total order (IEEE 754-2019, section 5.10), as integers of the same order: those are compared
-/// lane by lane in any order, and infinities and NaN lie outside all that is finite.
-#[derive(Clone, Copy)]
-pub(super) struct Extremes {
-    low: i32,
-    high: i32,
-}
-
-impl Extremes {
-    const NONE: Extremes = Extremes { low: ordered(f32::INFINITY), high: ordered(f32::NEG_INFINITY) };
-    /// Of a zero.
-    pub const ZERO: Extremes = Extremes { low: 0, high: 0 };
-
-    #[inline(always)]
-    pub fn of(x: &[f32]) -> Extremes {
-        const LANES: usize = 32;
-        let (mut low, mut high) = ([Extremes::NONE.low; LANES], [Extremes::NONE.high; LANES]);
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        for chunk in chunks {
-            for i in 0..LANES {
-                low[i] = low[i].min(ordered(chunk[i]));
-                high[i] = high[i].max(ordered(chunk[i]));
-            }
-        }
-        let mut low = low.into_iter().fold(Extremes::NONE.low, i32::min);
-        let mut high = high.into_iter().fold(Extremes::NONE.high, i32::max);
-        for &x in rest {
-            (low, high) = (low.min(ordered(x)), high.max(ordered(x)));
-        }
-        Extremes { low, high }
-    }
-
-    #[inline(always)]
-    pub fn see(&mut self, x: f32) {
-        *self = self.with(Extremes { low: ordered(x), high: ordered(x) });
-    }
-
-    /// Those of both.
-    #[inline(always)]
-    pub fn with(self, other: Extremes) -> Extremes {
-        Extremes { low: self.low.min(other.low), high: self.high.max(other.high) }
-    }
-
-    /// The smallest and the largest number, and whether all were finite.
-    #[inline(always)]
-    pub fn numbers(self) -> (f32, f32, bool) {
-        let finite = self.low > Extremes::NONE.high && self.high < Extremes::NONE.low;
-        // Both zeros are the positive one.
-        let number = |place: i32| f32::from_bits((place ^ ((place >> 31) as u32 >> 1) as i32) as u32) + 0.0;
-        (number(self.low), number(self.high), finite)
-    }
-}
-
-/// The place of a number in the total order.
-#[inline(always)]
-const fn ordered(x: f32) -> i32 {
-    let bits = x.to_bits() as i32;
-    bits ^ ((bits >> 31) as u32 >> 1) as i32
 }
 
 /// The bytes of codes in the storage of their format, little endian, packed where they are narrower than a byte.

@@ -21,6 +21,7 @@ mod channels;
 mod cluster;
 mod distribution;
 mod exact_sum;
+mod extremes;
 mod fit;
 mod format;
 mod granularity;

@@ -3,8 +3,9 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::extremes::Extremes;
 use super::granularity::Split;
-use super::kernel::{Extremes, PART, fits};
+use super::kernel::{PART, fits};
 use super::{Granularity, Levels, QuantParams, Storage, pack, quantize};
 use crate::error::Result;
 
@@ -23,7 +24,7 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
         let Split { outer, length, inner } = granularity.split(shape)?;
         match granularity {
             Granularity::Tensor => {
-                let parts = x.par_chunks(PART).map(of_run);
+                let parts = x.par_chunks(PART).map(Extremes::of_run);
                 found[0] = parts.reduce(|| Extremes::ZERO, Extremes::with);
             }
             Granularity::Channel { .. } if inner == 1 => {
@@ -38,7 +39,7 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
                 }
             }
             Granularity::Channel { .. } => found.par_iter_mut().enumerate().for_each(|(c, found)| {
-                let runs = (0..outer).map(|o| of_run(&x[(o * length + c) * inner..][..inner]));
+                let runs = (0..outer).map(|o| Extremes::of_run(&x[(o * length + c) * inner..][..inner]));
                 *found = runs.fold(*found, Extremes::with);
             }),
             Granularity::Block { size, .. } => {
@@ -62,11 +63,6 @@ pub fn extremes(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<
     });
     let numbers = numbers.collect();
     Ok((numbers, finite))
-}
-
-#[multiversion(targets = "simd")]
-fn of_run(x: &[f32]) -> Extremes {
-    Extremes::of(x)
 }
 
 /// Widens the extremes of each block of so many numbers by these.
