@@ -36,17 +36,38 @@ pub fn fit(
     if let Some(bad) = x.iter().find(|x| !x.is_finite()) {
         return Err(Error::new(ErrorKind::InvalidModel, format!("it holds {bad}, which is not finite")));
     }
-    let groups = gather(x, shape, scheme.granularity)?;
     if scheme.format.levels.is_fitted() {
-        let tables: Vec<Vec<f32>> = groups.par_iter().map(|x| table(x, scheme.format)).collect();
-        return QuantParams::with_tables(scheme.format, scheme.granularity, tables.concat());
+        return fit_tables(x, None, shape, scheme.format, scheme.granularity);
     }
+    let groups = gather(x, shape, scheme.granularity)?;
     let ranges: Vec<Range> = groups.par_iter().map(|x| range(x, scheme, clip)).collect();
     QuantParams::of_shape(scheme, shape, &ranges, stored)
 }
 
+/// The tables of a format whose tables are found for the numbers at hand, for a tensor of this shape: those with the least
+/// sum of squared distances, each times what that number weighs (at least 0), where weights are given.
+///
+/// Means of clusters are exact, or found from the seed 0 ([`means`](super::means)). Weights that say how much the loss grows
+/// with each distance, the diagonal of a Hessian, make it the first part of that loss (Kim et al., "SqueezeLLM: Dense-and-sparse
+/// quantization", 2024, equation 4).
+///
+/// Errors when the axis is outside the shape, and when tables of the format are not found but given.
+pub fn fit_tables(
+    x: &[f32],
+    weights: Option<&[f64]>,
+    shape: &[usize],
+    format: Format,
+    granularity: Granularity,
+) -> Result<QuantParams> {
+    let groups = gather(x, shape, granularity)?;
+    let weights = weights.map(|w| gather(w, shape, granularity)).transpose()?;
+    let of = |(i, x): (usize, &Vec<f32>)| table(x, weights.as_ref().map(|w| &w[i][..]), format);
+    let tables: Vec<Vec<f32>> = groups.par_iter().enumerate().map(of).collect();
+    QuantParams::with_tables(format, granularity, tables.concat())
+}
+
 /// The numbers of each group, in the order of the groups.
-pub fn gather(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<Vec<Vec<f32>>> {
+pub fn gather<T: Copy>(x: &[T], shape: &[usize], granularity: Granularity) -> Result<Vec<Vec<T>>> {
     let mut groups = vec![Vec::new(); granularity.groups(shape)?];
     granularity.each_run(shape, |span, of| match of.len() {
         1 => groups[of.start].extend_from_slice(&x[span]),
@@ -56,12 +77,13 @@ pub fn gather(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<Ve
 }
 
 /// The table of a group, of the format's length.
-fn table(x: &[f32], format: Format) -> Vec<f32> {
+fn table(x: &[f32], weights: Option<&[f64]>, format: Format) -> Vec<f32> {
     if format.levels == Levels::TwoScales {
-        let side = |sign: f32| ternary(x.iter().map(|&x| (sign * x).max(0.0)));
+        let weight = |i: usize| weights.map_or(1.0, |w| w[i]);
+        let side = |sign: f32| ternary(x.iter().enumerate().map(|(i, &x)| ((sign * x).max(0.0), weight(i))));
         return vec![-side(-1.0), 0.0, side(1.0)];
     }
-    means(x, None, format.max as usize + 1, 0)
+    means(x, weights, format.max as usize + 1, 0)
 }
 
 /// The range of a group.
@@ -71,7 +93,7 @@ fn range(x: &[f32], scheme: &Scheme, clip: Clip) -> Range {
     let scaled = |by: f32| Range::new(low * by, high * by).unwrap_or(whole);
     let around = |size: f32| Range::new(-size, size).unwrap_or(whole);
     match (scheme.format.levels, clip) {
-        (Levels::Ternary, _) => around(ternary(x.iter().copied())),
+        (Levels::Ternary, _) => around(ternary(x.iter().map(|&x| (x, 1.0)))),
         (Levels::Binary, _) => around(binary(x)),
         (_, Clip::Max) => whole,
         (_, Clip::Best) if whole.magnitude() == 0.0 => whole,

@@ -41,7 +41,7 @@ pub use channels::each_channel;
 pub use cluster::{lloyd, means};
 pub use distribution::Distribution;
 pub use exact_sum::ExactSum;
-pub use fit::{Clip, fit, gather};
+pub use fit::{Clip, fit, fit_tables, gather};
 pub use format::{Format, Storage};
 pub use granularity::Granularity;
 pub use kernel::{
