@@ -34,6 +34,7 @@ mod params;
 mod range;
 mod scales;
 mod stream;
+mod thresholds;
 mod weight_format;
 
 pub use bins::{BINS, Survey, Tally, survey};
