@@ -35,7 +35,8 @@ pub struct PolicyArgs {
     per_tensor: bool,
 
     /// The format of activations; auto: the target's, but for values that are measured to lose too much in it, which get 16
-    /// bits, or stay float where the target has no use for these [default: the target's]
+    /// bits, or stay float where the target has no use for these; powers of two, or of its root, are simulated in float
+    /// [default: the target's]
     #[arg(long, value_name = "FORMAT", value_enum)]
     activations: Option<ActivationFormat>,
 
@@ -242,6 +243,18 @@ enum ActivationFormat {
     Int16,
     Fp8e4m3,
     Fp8e5m2,
+    #[value(name = "pow2-3")]
+    Pow2B3,
+    #[value(name = "pow2-4")]
+    Pow2B4,
+    #[value(name = "pow2-5")]
+    Pow2B5,
+    #[value(name = "sqrt2-4")]
+    Sqrt2B4,
+    #[value(name = "sqrt2-5")]
+    Sqrt2B5,
+    #[value(name = "sqrt2-6")]
+    Sqrt2B6,
     Auto,
 }
 
@@ -274,6 +287,12 @@ impl ActivationFormat {
             ActivationFormat::Int16 => Some(Format::INT16),
             ActivationFormat::Fp8e4m3 => Some(Format::E4M3FN),
             ActivationFormat::Fp8e5m2 => Some(Format::E5M2),
+            ActivationFormat::Pow2B3 => Some(Format::POWERS[0]),
+            ActivationFormat::Pow2B4 => Some(Format::POWERS[1]),
+            ActivationFormat::Pow2B5 => Some(Format::POWERS[2]),
+            ActivationFormat::Sqrt2B4 => Some(Format::POWERS[3]),
+            ActivationFormat::Sqrt2B5 => Some(Format::POWERS[4]),
+            ActivationFormat::Sqrt2B6 => Some(Format::POWERS[5]),
             ActivationFormat::Auto => None,
         }
     }

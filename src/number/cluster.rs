@@ -176,21 +176,21 @@ fn exact(line: &Line, count: usize) -> Vec<f32> {
     line.table(&starts, count)
 }
 
-/// The scale of -1, 0 and 1 with the least sum of squared distances from `x`, where each number becomes the nearest; 0 of
-/// zeros alone.
+/// The scale of -1, 0 and 1 with the least weighted sum of squared distances from `x`, numbers with their weights, where each
+/// becomes the nearest; 0 of zeros alone.
 ///
-/// With the `k` largest magnitudes kept the best scale is their mean, and what it saves their sum squared over `k` (Li et
-/// al., "Ternary weight networks", 2016, equations 3 and 4, whose threshold 0.7 times the mean magnitude comes near the best
-/// `k`).
-pub(super) fn ternary(x: impl Iterator<Item = f32>) -> f32 {
-    let mut sizes: Vec<f64> = x.map(|x| f64::from(x.abs())).collect();
-    sizes.sort_unstable_by(|a, b| b.total_cmp(a));
-    let (mut sum, mut best) = (0.0, (0.0, 0.0));
-    for (i, size) in sizes.into_iter().enumerate() {
-        sum += size;
-        let (count, saved) = ((i + 1) as f64, sum * sum / (i + 1) as f64);
+/// With the largest magnitudes kept the best scale is their mean, and what it saves their sum squared over their weight (Li
+/// et al., "Ternary weight networks", 2016, equations 3 and 4, whose threshold 0.7 times the mean magnitude comes near the
+/// best).
+pub(super) fn ternary(x: impl Iterator<Item = (f32, f64)>) -> f32 {
+    let mut sizes: Vec<(f64, f64)> = x.map(|(x, weight)| (f64::from(x.abs()), weight)).collect();
+    sizes.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    let (mut sum, mut weights, mut best) = (0.0, 0.0, (0.0, 0.0));
+    for (size, weight) in sizes {
+        (sum, weights) = (sum + size * weight, weights + weight);
+        let saved = sum * sum / weights;
         if saved > best.0 {
-            best = (saved, sum / count);
+            best = (saved, sum / weights);
         }
     }
     best.1 as f32
@@ -241,9 +241,12 @@ mod tests {
         }
 
         #[test]
-        fn no_scale_is_better_than_the_ternary_one(x in proptest::collection::vec(-4f32..4.0, 1..40)) {
-            let of = |scale: f32| cost(&x, None, &[-scale, 0.0, scale]);
-            let least = of(ternary(x.iter().copied()));
+        fn no_scale_is_better_than_the_ternary_one(
+            numbers in proptest::collection::vec((-4f32..4.0, 0f64..3.0), 1..40),
+        ) {
+            let (x, weights): (Vec<f32>, Vec<f64>) = numbers.iter().copied().unzip();
+            let of = |scale: f32| cost(&x, Some(&weights), &[-scale, 0.0, scale]);
+            let least = of(ternary(numbers.into_iter()));
             for i in 1..=200 {
                 prop_assert!(of(i as f32 * 0.02) >= least - 1e-4, "{i}");
             }

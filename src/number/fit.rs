@@ -36,25 +36,47 @@ pub fn fit(
     if let Some(bad) = x.iter().find(|x| !x.is_finite()) {
         return Err(Error::new(ErrorKind::InvalidModel, format!("it holds {bad}, which is not finite")));
     }
-    let mut groups = gather(x, shape, scheme.granularity)?;
-    // Each number of joined channels counts.
-    let count = groups.len();
-    let joined = scheme.joined.get();
-    if joined > 1 {
-        groups = groups.chunks(joined).map(<[Vec<f32>]>::concat).collect();
-    }
     if scheme.format.levels.is_fitted() {
-        let tables: Vec<Vec<f32>> = groups.par_iter().map(|x| table(x, scheme.format)).collect();
-        let tables: Vec<f32> = (0..count).flat_map(|c| &tables[c / joined]).copied().collect();
-        return QuantParams::with_tables(scheme.format, scheme.granularity, tables);
+        return fit_tables(x, None, shape, scheme);
     }
+    let groups = joined(gather(x, shape, scheme.granularity)?, scheme);
     let ranges: Vec<Range> = groups.par_iter().map(|x| range(x, scheme, clip)).collect();
-    let ranges: Vec<Range> = (0..count).map(|c| ranges[c / joined]).collect();
+    let ranges: Vec<Range> = each_joined(ranges, shape, scheme)?;
     QuantParams::of_shape(scheme, shape, &ranges, stored)
 }
 
+/// The tables of a format whose tables are found for the numbers at hand, for a tensor of this shape: those with the least
+/// sum of squared distances, each times what that number weighs (at least 0), where weights are given.
+///
+/// Means of clusters are exact, or found from the seed 0 ([`means`](super::means)). Weights that say how much the loss grows
+/// with each distance, the diagonal of a Hessian, make it the first part of that loss (Kim et al., "SqueezeLLM: Dense-and-sparse
+/// quantization", 2024, equation 4).
+///
+/// Errors when the axis is outside the shape, and when tables of the format are not found but given.
+pub fn fit_tables(x: &[f32], weights: Option<&[f64]>, shape: &[usize], scheme: &Scheme) -> Result<QuantParams> {
+    let groups = joined(gather(x, shape, scheme.granularity)?, scheme);
+    let weights = weights.map(|w| gather(w, shape, scheme.granularity)).transpose()?.map(|w| joined(w, scheme));
+    let of = |(i, x): (usize, &Vec<f32>)| table(x, weights.as_ref().map(|w| &w[i][..]), scheme.format);
+    let tables: Vec<Vec<f32>> = groups.par_iter().enumerate().map(of).collect();
+    QuantParams::with_tables(scheme, each_joined(tables, shape, scheme)?.concat())
+}
+
+/// The numbers of joined channels together: each counts.
+fn joined<T: Copy>(groups: Vec<Vec<T>>, scheme: &Scheme) -> Vec<Vec<T>> {
+    match scheme.joined.get() {
+        1 => groups,
+        joined => groups.chunks(joined).map(<[Vec<T>]>::concat).collect(),
+    }
+}
+
+/// For each channel, or other group, what was found for those that are joined.
+fn each_joined<T: Clone>(found: Vec<T>, shape: &[usize], scheme: &Scheme) -> Result<Vec<T>> {
+    let joined = scheme.joined.get();
+    Ok((0..scheme.granularity.groups(shape)?).map(|c| found[c / joined].clone()).collect())
+}
+
 /// The numbers of each group, in the order of the groups.
-pub fn gather(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<Vec<Vec<f32>>> {
+pub fn gather<T: Copy>(x: &[T], shape: &[usize], granularity: Granularity) -> Result<Vec<Vec<T>>> {
     let mut groups = vec![Vec::new(); granularity.groups(shape)?];
     granularity.each_run(shape, |span, of| match of.len() {
         1 => groups[of.start].extend_from_slice(&x[span]),
@@ -64,12 +86,13 @@ pub fn gather(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<Ve
 }
 
 /// The table of a group, of the format's length.
-fn table(x: &[f32], format: Format) -> Vec<f32> {
+fn table(x: &[f32], weights: Option<&[f64]>, format: Format) -> Vec<f32> {
     if format.levels == Levels::TwoScales {
-        let side = |sign: f32| ternary(x.iter().map(|&x| (sign * x).max(0.0)));
+        let weight = |i: usize| weights.map_or(1.0, |w| w[i]);
+        let side = |sign: f32| ternary(x.iter().enumerate().map(|(i, &x)| ((sign * x).max(0.0), weight(i))));
         return vec![-side(-1.0), 0.0, side(1.0)];
     }
-    means(x, None, format.max as usize + 1, 0)
+    means(x, weights, format.max as usize + 1, 0)
 }
 
 /// The range of a group.
@@ -79,7 +102,7 @@ fn range(x: &[f32], scheme: &Scheme, clip: Clip) -> Range {
     let scaled = |by: f32| Range::new(low * by, high * by).unwrap_or(whole);
     let around = |size: f32| Range::new(-size, size).unwrap_or(whole);
     match (scheme.format.levels, clip) {
-        (Levels::Ternary, _) => around(ternary(x.iter().copied())),
+        (Levels::Ternary, _) => around(ternary(x.iter().map(|&x| (x, 1.0)))),
         (Levels::Binary, _) => around(binary(x)),
         (_, Clip::Max) => whole,
         (_, Clip::Best) if whole.magnitude() == 0.0 => whole,

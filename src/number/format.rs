@@ -180,6 +180,16 @@ impl Format {
         Format::means("kmeans8", 8),
     ];
 
+    /// Zero and powers of two, or of its root: what activations may be, besides weights.
+    pub const POWERS: [Format; 6] = [
+        Format::TABLES[8],
+        Format::TABLES[9],
+        Format::TABLES[10],
+        Format::TABLES[11],
+        Format::TABLES[12],
+        Format::TABLES[13],
+    ];
+
     /// Every linear format, in the order they are listed to users.
     pub const ALL: [Format; 17] = [
         Format::INT2,
@@ -228,6 +238,11 @@ impl Format {
             (true, false) => Format { storage: Storage::U8, opset: Format::UINT8.opset, ..self },
             (false, _) => self,
         }
+    }
+
+    /// Whether no element type holds its numbers: codes are places in a table, and numbers are looked up.
+    pub fn is_looked_up(self) -> bool {
+        self.levels.is_table() && !matches!(self.storage, Storage::Float(_))
     }
 
     /// Whether codes stand for numbers on both sides of zero without a zero point.

@@ -35,6 +35,7 @@ mod params;
 mod range;
 mod scales;
 mod stream;
+mod thresholds;
 mod weight_format;
 
 pub use bins::{BINS, Survey, Tally, survey};
@@ -42,7 +43,7 @@ pub use channels::each_channel;
 pub use cluster::{lloyd, means};
 pub use distribution::Distribution;
 pub use exact_sum::ExactSum;
-pub use fit::{Clip, fit, gather};
+pub use fit::{Clip, fit, fit_tables, gather};
 pub use format::{Format, Storage};
 pub use granularity::Granularity;
 pub use kernel::{

@@ -124,11 +124,17 @@ impl QuantParams {
         Self::checked(format, granularity, scales, zero_points)
     }
 
-    /// Parameters whose codes are places in a table for each group, `[groups, numbers]`, ascending in each.
+    /// Parameters whose codes are places in a table for each group of the scheme, `[groups, numbers]`, ascending in each;
+    /// joined channels take that of the first of them.
     ///
     /// Errors when the tables do not hold a finite number for every code.
-    pub fn with_tables(format: Format, granularity: Granularity, tables: Vec<f32>) -> Result<Self> {
+    pub fn with_tables(scheme: &Scheme, mut tables: Vec<f32>) -> Result<Self> {
+        let Scheme { format, granularity, joined, .. } = *scheme;
         let count = format.max as usize + 1;
+        for group in tables.chunks_mut(count.saturating_mul(joined.get())) {
+            let (first, others) = group.split_at_mut(count.min(group.len()));
+            others.chunks_exact_mut(count).for_each(|table| table.copy_from_slice(first));
+        }
         let groups = tables.len() / count;
         let sorted = tables.chunks(count).all(|t| t.len() == count && t.is_sorted() && t.iter().all(|x| x.is_finite()));
         if !sorted || groups == 0 || !format.levels.is_fitted() {
@@ -136,7 +142,7 @@ impl QuantParams {
             return Err(Error::new(ErrorKind::InvalidModel, what));
         }
         let params = Self::checked(format, granularity, vec![1.0; groups], vec![0; groups])?;
-        Ok(QuantParams { tables: Some(tables.into()), ..params })
+        Ok(QuantParams { tables: Some(tables.into()), joined, ..params })
     }
 
     /// Parameters that cover the ranges: one for each group of the scheme's granularity. Those of joined channels cover the

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::gather_codes::gather_codes;
 use super::insert_dynamic::insert_dynamic;
+use super::look_up::{add_table, look_up};
 use super::pack_blocks::{DOMAIN, pack_weights, packs};
 use super::store::{Constant, is_plain, store};
 use super::{Context, Effect, Pass};
@@ -26,6 +27,9 @@ use crate::round;
 /// absorbed nodes. Readers of a value that was quantized before read its dequantized side. Names are made from the
 /// value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is inserted into a branch lies in that branch;
 /// only codes of constants that are read elsewhere too lie where those do.
+///
+/// Where the numbers of a format are those of a table that no element type has, operators in float stand in the place of the pair
+/// (file `look_up`).
 ///
 /// Then the forms that the plan says: Gather picks codes (file `gather_codes`), nodes compute in integers by the range of
 /// each run (file `insert_dynamic`), MatMul becomes MatMulNBits (file `pack_blocks`).
@@ -92,6 +96,9 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
             let known = params.entry((decision.source.clone(), of.format().name));
             Ok(match known {
                 Entry::Occupied(names) => names.get().clone(),
+                Entry::Vacant(new) if of.format().is_looked_up() => {
+                    new.insert(add_table(graph, &decision.source, of)).clone()
+                }
                 Entry::Vacant(new) => new.insert(add_params(graph, &decision.source, of)?).clone(),
             })
         };
@@ -115,7 +122,7 @@ fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut
     Ok(changed)
 }
 
-/// The names of a scale and a zero point.
+/// The names of a scale and a zero point, or of what a table is made of.
 type ParamNames = (String, String);
 
 /// Adds scale and zero point of a value: rank 0 for a whole tensor, rank 1 along an axis, that of the value in blocks. The scale has the type of the
@@ -312,8 +319,28 @@ fn join(graph: &mut Graph, quantize: NodeId, value: &str, decision: &ValueDecisi
     Ok(())
 }
 
+/// Adds what rounds `float` to the numbers of a format, as `real`: a Q/DQ pair, or a lookup.
+fn add_pair(
+    graph: &mut Graph,
+    at: At,
+    value: &str,
+    [float, codes, real]: [&str; 3],
+    params: &QuantParams,
+    (scale, zero): &ParamNames,
+) -> Result<()> {
+    if params.format().is_looked_up() {
+        return look_up(graph, at, value, [float, real], (scale, zero));
+    }
+    let codes = graph.fresh_name(&format!("{value}_{codes}"));
+    let q = linear_node(graph, "QuantizeLinear", value, [float, scale, zero], &codes, params);
+    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], real, params);
+    let q = graph.insert(at, q)?;
+    graph.insert(At::After(q), dq)?;
+    Ok(())
+}
+
 /// Puts a Q/DQ pair on a value; returns the name of the dequantized value.
-fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero): &ParamNames) -> Result<String> {
+fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, names: &ParamNames) -> Result<String> {
     let mut float = value.to_owned();
     let mut real = graph.fresh_name(&format!("{value}_dequantized"));
     let producer = graph.producer(value);
@@ -328,11 +355,8 @@ fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero):
             graph.set_input(at, &float)?;
         }
     }
-    let codes = graph.fresh_name(&format!("{value}_quantized"));
-    let q = linear_node(graph, "QuantizeLinear", value, [&float, scale, zero], &codes, &decision.params);
-    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], &real, &decision.params);
-    let q = graph.insert(producer.map_or(At::Start, |(id, _)| At::After(id)), q)?;
-    graph.insert(At::After(q), dq)?;
+    let at = producer.map_or(At::Start, |(id, _)| At::After(id));
+    add_pair(graph, at, value, [&float, "quantized", &real], &decision.params, names)?;
     if real != value {
         for &at in &decision.readers {
             // A reader that was absorbed is gone.
@@ -345,14 +369,10 @@ fn pair(graph: &mut Graph, value: &str, decision: &ValueDecision, (scale, zero):
 }
 
 /// Puts a second pair behind the first, of which `real` is what comes out, for readers of another width.
-fn turn(graph: &mut Graph, value: &str, real: &str, turned: &Turned, (scale, zero): &ParamNames) -> Result<()> {
+fn turn(graph: &mut Graph, value: &str, real: &str, turned: &Turned, names: &ParamNames) -> Result<()> {
     let Some((first, _)) = graph.producer(real) else { return Ok(()) };
-    let codes = graph.fresh_name(&format!("{value}_requantized"));
     let other = graph.fresh_name(&format!("{value}_turned"));
-    let q = linear_node(graph, "QuantizeLinear", value, [real, scale, zero], &codes, &turned.params);
-    let dq = linear_node(graph, "DequantizeLinear", value, [&codes, scale, zero], &other, &turned.params);
-    let q = graph.insert(At::After(first), q)?;
-    graph.insert(At::After(q), dq)?;
+    add_pair(graph, At::After(first), value, [real, "requantized", &other], &turned.params, names)?;
     for &at in &turned.readers {
         if graph.node(at.node).is_some_and(|n| n.input_at(at.slot) == Some(real)) {
             graph.set_input(at, &other)?;

@@ -17,6 +17,7 @@ mod insert;
 mod insert_dynamic;
 mod layer_bias;
 mod lift_constants;
+mod look_up;
 mod narrow;
 mod pack_blocks;
 mod raise_opset;

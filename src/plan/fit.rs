@@ -15,7 +15,9 @@ use super::{
 use crate::calibrate::{Ranges, Stats};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::{Graph, NodeExt, NodeId, Tensor, Use};
-use crate::number::{Format, Granularity, QuantParams, Range, Scheme, each_channel, extremes, gather, min_max};
+use crate::number::{
+    Format, Granularity, Levels, QuantParams, Range, Scheme, Storage, each_channel, extremes, gather, min_max,
+};
 use crate::observe::{Method, Profile};
 use crate::rule::{OpRule, Role};
 use crate::target::BiasForm;
@@ -74,7 +76,7 @@ pub(super) fn fit(
         let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
             (Verdict::Absorbed, format!("the quantized range of `{output}` cuts off where it does"))
         } else if let Some(rule) = selection.chosen.get(&id) {
-            (Verdict::Quantized, quantized_because(rule))
+            (Verdict::Quantized, quantized_because(rule, policy))
         } else if let Some(&reason) = present.nodes.get(&id) {
             (Verdict::Already, reason.to_owned())
         } else {
@@ -93,8 +95,9 @@ fn saturates_within(params: &QuantParams, low: f32, high: f32) -> bool {
     reach_low >= low - half && reach_high <= high + half
 }
 
-fn quantized_because(rule: &OpRule) -> String {
+fn quantized_because(rule: &OpRule, policy: &Policy) -> String {
     match rule.role {
+        Role::Compute if policy.activations.is_looked_up() => "multiplies numbers of tables, in float",
         Role::Compute => "multiplies and accumulates in integers",
         Role::Pass => "passes quantized values on unchanged",
         _ => "stands between quantized nodes",
@@ -284,7 +287,11 @@ fn fit_operands(graph: &Graph, policy: &Policy, places: &Places, widths: &Widths
         let scheme = &policy.activation_scheme(widths.of_node(at.node));
         let (initializer, tensor) = constant(graph, at)?;
         let range = constant_range(&tensor).at(|| format!("initializer `{initializer}`"))?;
-        let params = policy.params(scheme, &[range])?;
+        let mut params = policy.params(scheme, &[range])?;
+        if scheme.format.is_looked_up() {
+            // As bytes, which all opsets have that the lookups need.
+            params = params.stored_as(Format { storage: Storage::U8, opset: 13, ..scheme.format });
+        }
         plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Operand, chosen: None });
     }
     Ok(())
@@ -321,7 +328,9 @@ fn fit_weights(
             _ => None,
         };
         let input = node.input_at(0).and_then(params_of);
-        let slot = rule.bias.filter(|_| policy.target.bias == BiasForm::Int32);
+        // Codes of a table add up to none of int32.
+        let whole = policy.target.bias == BiasForm::Int32 && policy.activations.levels == Levels::Linear;
+        let slot = rule.bias.filter(|_| whole);
         let bias = slot.and_then(|slot| node.input_at(slot).map(|name| (slot, name.to_owned())));
         let bias = match bias {
             Some((slot, name)) => graph.constant(&name)?.map(|b| (slot, name, b)),

@@ -260,12 +260,20 @@ impl Policy {
         ] {
             if !allowed {
                 let names: Vec<&str> = formats.iter().map(|f| f.name).collect();
+                let others = match what == "activations" && format.is_looked_up() {
+                    true => "; they are simulated in float with `--target ort-cpu` and `--target tract`",
+                    false => "",
+                };
                 return Err(Error::new(
                     ErrorKind::Usage,
                     format!("target `{}` takes no {what} of {}", target.name, format.name),
                 )
-                .hint(format!("formats of {what} are {} there", names.join(", "))));
+                .hint(format!("formats of {what} are {} there{others}", names.join(", "))));
             }
+        }
+        if self.activations.is_looked_up() && matches!(self.emit, Emit::QOperator { .. }) {
+            let what = format!("no operator computes on codes of `{}`", self.activations.name);
+            return Err(Error::new(ErrorKind::Usage, what).hint("leave out `--emit qoperator`"));
         }
         Ok(())
     }
@@ -363,7 +371,9 @@ impl Policy {
             StorageForm::Portable => 13,
         };
         let wide = self.target.wide_activations(self.activations).filter(|_| self.choose_activations);
-        let activations = self.activations.opset.max(wide.map_or(0, |f| f.opset));
+        // What is looked up is compared and gathered.
+        let own = if self.activations.is_looked_up() { 13 } else { self.activations.opset };
+        let activations = own.max(wide.map_or(0, |f| f.opset));
         self.target.opset.max(activations).max(weights)
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::rounding::Layer;
 use crate::error::Result;
-use crate::number::Grid;
+use crate::number::{Grid, QuantParams};
 use crate::round::{GridOf, Problem};
 use crate::rule::WeightMatrix;
 
@@ -96,9 +96,9 @@ impl<'w> Matrix<'w> {
         self.columns
     }
 
-    /// Gives the grids other scales, one each.
-    pub fn set_scales(&mut self, scales: Vec<f32>) {
-        self.grids.iter_mut().zip(scales).for_each(|(grid, scale)| grid.scale = scale);
+    /// Its grids by other parameters of the weight.
+    pub fn grids_of<'p>(&self, params: &'p QuantParams) -> Vec<Grid<'p>> {
+        self.places.iter().map(|&c| Grid::of(params, c)).collect()
     }
 
     /// The codes that stand for zeros, or come nearest.

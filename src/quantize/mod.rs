@@ -1,5 +1,6 @@
 //! The way of the data: from a float model and samples to a quantized model and what was found on the way.
 
+mod codebook;
 mod data_free;
 mod decide;
 mod facts;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::codebook::choose_tables;
 use super::matrix::Matrix;
 use super::retarget::{Inputs, retarget};
 use super::rounding::{Layer, RoundRow};
@@ -14,21 +15,7 @@ use crate::error::Result;
 use crate::model::{DataType, Graph, NodeExt};
 use crate::number::{Grid, QuantParams, StoredScales, dequantize};
 use crate::plan::ChosenCodes;
-use crate::round::{Rounded, Rounding, objective, refine, round, seek_scales};
-
-/// What became of one matrix.
-struct Solved {
-    scales: Vec<f32>,
-    rounded: Rounded,
-    /// The objective on the samples: of zeros, of the nearest codes, and of those that were chosen.
-    power: f64,
-    before: f64,
-    after: f64,
-}
-
-fn scales_of(grids: &[Grid<'_>]) -> Vec<f32> {
-    grids.iter().map(|grid| grid.scale).collect()
-}
+use crate::round::{Problem, Rounded, Rounding, objective, refine, round, seek_scales};
 
 /// The parameters and codes of a layer by the moments of both halves of its samples. With `refines`, scales and codes take
 /// turns at the end.
@@ -49,43 +36,32 @@ pub(super) fn solve(
     let retargeted = retarget(&mut matrices, &inputs, &of_halves);
     let share = best_share(&matrices, &of_halves)?;
     drop(of_halves);
-    let products = &inputs.moments;
-    // A scale that matrices share cannot be searched for in one of them, those that are no floats are rounded, and tables of
-    // their own fit the weights as they are.
-    let exact = *layer.params.stored_scales() == StoredScales::Floats && layer.params.tables().is_none();
-    let seeks = exact && layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
-    let one = |(group, matrix): (usize, &mut Matrix<'_>)| -> Result<Solved> {
-        // What zeros would lose is all there is.
-        let power = objective(&matrix.problem(&all.products[group]), &matrix.zeros());
-        let before = round(&matrix.problem(&products[group]), &Rounding::Nearest)?.before;
-        let known = shrunk(&products[group], layer.matrix.columns, share);
-        let mut scales = scales_of(&matrix.grids);
-        if seeks {
-            scales = scales_of(&seek_scales(&matrix.problem(&known))?);
-            matrix.set_scales(scales.clone());
+    let known = |group: usize| shrunk(&inputs.moments[group], layer.matrix.columns, share);
+    let (params, rounded) = match layer.params.tables() {
+        Some(_) => {
+            let known: Vec<Vec<f64>> = (0..matrices.len()).map(known).collect();
+            choose_tables(layer, &matrices, &known, rounding)?
         }
-        let mut rounded = round(&matrix.problem(&known), rounding)?;
-        if seeks && refines && rounding.polishes() {
-            let (grids, refined) = refine(&matrix.problem(&known), rounded)?;
-            (rounded, scales) = (refined, scales_of(&grids));
-            matrix.set_scales(scales.clone());
-        }
-        let after = objective(&matrix.problem(&products[group]), &rounded.codes);
-        Ok(Solved { scales, rounded, power, before, after })
+        None => choose_scales(layer, &matrices, alone, known, rounding, refines)?,
     };
-    let solved: Vec<Solved> = matrices.par_iter_mut().enumerate().map(one).collect::<Result<_>>()?;
+
+    // The objective on the samples: of zeros, where what is lost is all there is, of the nearest codes, and of the chosen ones.
+    let costs = |(group, (matrix, rounded)): (usize, (&Matrix<'_>, &Rounded))| -> Result<[f64; 3]> {
+        let given = matrix.problem(&inputs.moments[group]);
+        let power = objective(&Problem { moments: &all.products[group], ..given }, &matrix.zeros());
+        let before = round(&given, &Rounding::Nearest)?.before;
+        Ok([power, before, objective(&Problem { grids: &matrix.grids_of(&params), ..given }, &rounded.codes)])
+    };
+    let costs: Vec<[f64; 3]> = matrices.par_iter().zip(&rounded).enumerate().map(costs).collect::<Result<_>>()?;
 
     let mut codes = vec![0; layer.weight.shape().iter().product()];
-    let mut scales = layer.params.scales().to_vec();
     let mut methods: BTreeMap<&'static str, usize> = BTreeMap::new();
-    for (group, (matrix, solved)) in matrices.iter().zip(&solved).enumerate() {
-        layer.matrix.put(group, &solved.rounded.codes, &mut codes);
-        matrix.places.iter().zip(&solved.scales).for_each(|(&at, &scale)| scales[at] = scale);
-        *methods.entry(solved.rounded.method).or_default() += 1;
+    for (group, rounded) in rounded.iter().enumerate() {
+        layer.matrix.put(group, &rounded.codes, &mut codes);
+        *methods.entry(rounded.method).or_default() += 1;
     }
     let method = methods.into_iter().max_by_key(|(_, count)| *count).map_or("nearest", |(name, _)| name);
-    let sum = |of: fn(&Solved) -> f64| solved.iter().map(of).sum::<f64>();
-    let power = sum(|s| s.power);
+    let [power, before, after] = [0, 1, 2].map(|i| costs.iter().map(|cost| cost[i]).sum::<f64>());
     let relative = |error: f64| (power > 0.0).then(|| error / power);
     let node = layer.uses.first().and_then(|at| graph.node(at.node));
     let row = RoundRow {
@@ -94,15 +70,51 @@ pub(super) fn solve(
         method,
         shrinkage: share,
         retargeted,
-        before: relative(sum(|s| s.before)),
-        after: relative(sum(|s| s.after)),
+        before: relative(before),
+        after: relative(after),
     };
-    let params = if exact { layer.params.with_scales(scales)? } else { layer.params.clone() };
     let shift = match layer.biased {
         true => Some(shift(layer, &all, &weights, &dequantize(&codes, layer.weight.shape(), &params)?)),
         false => None,
     };
     Ok(((params, ChosenCodes { codes: codes.into(), shift }), row))
+}
+
+/// The scales of a layer and the codes of its matrices, by moments of what each of these reads.
+fn choose_scales(
+    layer: &Layer,
+    matrices: &[Matrix<'_>],
+    alone: bool,
+    known: impl Fn(usize) -> Vec<f64> + Sync,
+    rounding: &Rounding,
+    refines: bool,
+) -> Result<(QuantParams, Vec<Rounded>)> {
+    // A scale that matrices share cannot be searched for in one of them, and those that are no floats are rounded.
+    let exact = *layer.params.stored_scales() == StoredScales::Floats;
+    let seeks = exact && layer.params.format().bits < 8 && alone && layer.weight.dtype() == DataType::Float;
+    let scales_of = |grids: &[Grid<'_>]| grids.iter().map(|grid| grid.scale).collect::<Vec<f32>>();
+    let one = |(group, matrix): (usize, &Matrix<'_>)| -> Result<(Vec<f32>, Rounded)> {
+        let known = known(group);
+        let given = matrix.problem(&known);
+        if !seeks {
+            return Ok((scales_of(given.grids), round(&given, rounding)?));
+        }
+        let grids = seek_scales(&given)?;
+        let sought = Problem { grids: &grids, ..given };
+        let rounded = round(&sought, rounding)?;
+        if !(refines && rounding.polishes()) {
+            return Ok((scales_of(&grids), rounded));
+        }
+        let (grids, refined) = refine(&sought, rounded)?;
+        Ok((scales_of(&grids), refined))
+    };
+    let chosen: Vec<(Vec<f32>, Rounded)> = matrices.par_iter().enumerate().map(one).collect::<Result<_>>()?;
+    let mut scales = layer.params.scales().to_vec();
+    for (matrix, (of_matrix, _)) in matrices.iter().zip(&chosen) {
+        matrix.places.iter().zip(of_matrix).for_each(|(&at, &scale)| scales[at] = scale);
+    }
+    let params = if exact { layer.params.with_scales(scales)? } else { layer.params.clone() };
+    Ok((params, chosen.into_iter().map(|(_, rounded)| rounded).collect()))
 }
 
 /// What the outputs are off by on average, row after row: `W' E[x] - W E[f]`, where `f` is what the layer reads in the float

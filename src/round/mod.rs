@@ -26,6 +26,7 @@
 //! | [`Rounding::Auto`] | `mod.rs` | the least of nearest and GPTQ, both polished |
 //! | [`seek_scales`] | `scales.rs` | SeqMSE, AdaQuant |
 //! | [`refine`] | `refine.rs` | scales and codes in turn |
+//! | [`refine_tables`] | `tables.rs` | tables and codes in turn: Stock et al. 2020 |
 //!
 //! All but nearest and stochastic end with the descent of [`Rounding::Descent`], which polishes what they found; and
 //! none gives back a row of codes that is worse than nearest's.
@@ -48,6 +49,7 @@ mod refine;
 mod retarget;
 mod scales;
 mod stochastic;
+mod tables;
 
 use rayon::prelude::*;
 
@@ -58,6 +60,7 @@ pub use problem::{GridOf, Problem, objective};
 pub use refine::refine;
 pub use retarget::{Fall, Moved};
 pub use scales::seek_scales;
+pub use tables::{Tabled, refine_tables};
 
 use crate::error::Result;
 use crate::number::{QuantParams, quantize};

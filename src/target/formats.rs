@@ -53,8 +53,7 @@ pub fn onnxruntime_runs(format: &WeightFormat) -> bool {
 /// Whether DequantizeLinear reads powers of two, float8e8m0, as scales. Numbers of tables are multiplied with what Cast makes of
 /// them.
 fn reads_powers(format: &WeightFormat) -> bool {
-    let looked_up = format.format.levels.is_table() && !matches!(format.format.storage, Storage::Float(_));
-    format.scales.is_power() && !looked_up
+    format.scales.is_power() && !format.format.is_looked_up()
 }
 
 /// Whether tract 0.23 runs the native storage: it reads no types below 8 bits and no floats of 8, no 16-bit codes and no

@@ -45,7 +45,7 @@ pub struct Target {
 
     /// The format of activations.
     pub activations: Format,
-    /// The formats that activations may have.
+    /// The formats that activations may have. Those of tables that no element type holds are simulated by operators in float.
     pub activation_formats: Vec<Format>,
     /// Operators compute on activations of 16 bits as they do on those of 8, all of an operator alike: the way out for values
     /// that lose too much in 8. They stay float elsewhere.

@@ -17,7 +17,10 @@ pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
     about: "ONNX Runtime on x86 CPUs with VNNI: uint8 activations, int8 weights per channel".into(),
     opset: 13,
     activations: Format::UINT8,
-    activation_formats: vec![Format::UINT8, Format::INT8, Format::UINT16, Format::INT16],
+    // Numbers of tables are simulated in float.
+    activation_formats: ([Format::UINT8, Format::INT8, Format::UINT16, Format::INT16].into_iter())
+        .chain(Format::POWERS)
+        .collect(),
     wide_kernels: false,
     symmetric_activations: false,
     minimum_range: 0.0,

@@ -13,7 +13,7 @@ pub static TRACT: LazyLock<Target> = LazyLock::new(|| Target {
     about: "tract: 8 bits, Q/DQ on the inputs of products only; small, computed in float".into(),
     opset: 13,
     activations: Format::UINT8,
-    activation_formats: vec![Format::UINT8, Format::INT8],
+    activation_formats: ([Format::UINT8, Format::INT8].into_iter()).chain(Format::POWERS).collect(),
     wide_kernels: false,
     symmetric_activations: false,
     minimum_range: 0.0,

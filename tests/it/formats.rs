@@ -4,11 +4,11 @@ use crate::common;
 use crate::common::{InMemory, emit, emit_storage, model, model_of, node, noise, run, samples_of};
 use qdq::error::ErrorKind;
 use qdq::events::Silent;
-use qdq::exec::Tract;
+use qdq::exec::{Runner, Tract};
 use qdq::model::{Model, Tensor};
-use qdq::number::{Format, WeightFormat, dequantize};
+use qdq::number::{Format, Grid, WeightFormat, dequantize, fake_quantize};
 use qdq::observe::Method;
-use qdq::plan::{Policy, StorageForm};
+use qdq::plan::{Emit, Policy, StorageForm};
 use qdq::quantize::{Quantized, Recipe, quantize, quantize_weights};
 use qdq::round::{Rounding, nearest};
 use qdq::sample::Sample;
@@ -104,8 +104,23 @@ fn chosen_codes_are_no_worse_than_the_nearest() {
     let sample = |i| Sample { inputs: vec![Tensor::from_f32(vec![INPUTS, INPUTS], noise(i, INPUTS * INPUTS))] };
     let samples = InMemory((10..14).map(sample).collect());
     for name in [
-        "mxfp4", "nvfp4", "nf4", "kmeans4", "vsq4", "mx6", "pow2-4", "ternary", "ttq", "fp8e4m3", "int4/b32",
-        "int4/g4", "uint4/g4",
+        "mxfp4",
+        "nvfp4",
+        "nf4",
+        "kmeans4",
+        "kmeans2/channel",
+        "kmeans3/b16",
+        "ttq/b16",
+        "vsq4",
+        "mx6",
+        "pow2-4",
+        "ternary",
+        "ttq",
+        "fp8e4m3",
+        "int4/b32",
+        "int4/g4",
+        "uint4/g4",
+        "kmeans3/g4",
     ] {
         let format: WeightFormat = name.parse().unwrap();
         for rounding in [Rounding::Descent, Rounding::AUTO, Rounding::Auto { adaround: Some(Default::default()) }] {
@@ -141,6 +156,38 @@ fn what_a_target_does_not_run_is_refused() {
 }
 
 #[test]
+fn activations_that_are_looked_up_are_those_of_the_kernels() {
+    let weights = common::weights("w", &[4, 3]);
+    let float = model(13, &[64, 4], vec![node("MatMul", "x w", "y", &[])], vec![weights], &[("y", &[64, 3])]);
+    let mut x = noise(3, 256);
+    x[..6].copy_from_slice(&[0.0, -0.0, 1e-40, -1e-40, 1.0, -1.0]);
+    let samples = InMemory(vec![Sample { inputs: vec![Tensor::from_f32(vec![64, 4], x.clone())] }]);
+    for format in Format::POWERS {
+        let policy = Policy { activations: format, ..Policy::of(&ORT_CPU) };
+        let made = quantize(&float, &samples, &Recipe { policy: policy.clone() }, &Tract, &Silent).unwrap();
+        assert_eq!(made.model.opset(), 13);
+        assert!(made.model.graph.nodes().all(|(_, n)| n.op_type() != "QuantizeLinear"));
+        let params = &made.plan.values["x"].params;
+        // Numbers at thresholds, and next to them.
+        let thresholds = Grid::of(params, 0).thresholds();
+        let near: Vec<f32> = thresholds.iter().flat_map(|&t| [t, t.next_down(), t.next_up()]).collect();
+        let mut hard = x.clone();
+        near.iter().cycle().zip(&mut hard[8..]).for_each(|(&near, x)| *x = near);
+        let sample = Sample { inputs: vec![Tensor::from_f32(vec![64, 4], hard.clone())] };
+        let runner = Runner::new(&Tract, &made.model, vec!["x_dequantized".to_owned()]).unwrap();
+        let mut seen = Vec::new();
+        runner.worker().run(&sample, &mut |s| seen = s.numbers.to_vec()).unwrap();
+        fake_quantize(&mut hard, &[64, 4], params).unwrap();
+        assert_eq!(bits(&seen), bits(&hard), "{}", format.name);
+        let e = Policy { emit: Emit::QOperator { contrib: false }, ..policy }.check_formats().unwrap_err();
+        assert!(e.to_string().contains(format.name), "{e}");
+    }
+    let e = Policy { activations: Format::POWERS[0], ..Policy::of(&TENSORRT) }.check_formats().unwrap_err();
+    assert!(e.to_string().contains("takes no activations of pow2-3"), "{e}");
+    assert!(e.way_out().unwrap().contains("--target ort-cpu"));
+}
+
+#[test]
 fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
     let float = model_of("digits/model.onnx");
     let samples = samples_of("digits/calib.npz", &float);
@@ -149,6 +196,9 @@ fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
         (&TENSORRT, Format::E4M3FN, true, 20.0),
         (&ORT_CPU, Format::UINT8, true, 20.0),
         (&ORT_CPU, Format::INT16, true, 20.0),
+        (&ORT_CPU, Format::POWERS[1], false, 4.0),
+        (&ORT_CPU, Format::POWERS[5], true, 6.0),
+        (&TRACT, Format::POWERS[4], false, 9.0),
     ];
     for (target, format, power, least) in cases {
         let policy = Policy { activations: format, power_activations: power, ..Policy::of(target) };
@@ -162,7 +212,7 @@ fn activations_are_floats_of_8_bits_or_have_powers_of_two_as_scales() {
             let whole = decision.params.scales().iter().all(|s| s.to_bits() & 0x7f_ffff == 0);
             assert!(whole || !power, "{:?}", decision.params);
         }
-        if format.levels.is_table() {
+        if format == Format::E4M3FN {
             // ONNX Runtime 1.31 stumbles over a Clip ahead of a QuantizeLinear to float8.
             continue;
         }
