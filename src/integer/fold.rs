@@ -111,10 +111,11 @@ fn turn_codes(graph: &mut Graph) -> Result<()> {
         if !bytes || dequantize.int("block_size").is_some_and(|b| b != 0) || !(-2..2).contains(&axis) {
             continue;
         }
+        let y = y.to_owned();
         let turned = graph.fresh_name(&format!("{codes}_transposed"));
         let mut behind = NodeProto { name: Some(graph.fresh_name(&format!("{y}_DequantizeLinear"))), ..dequantize };
         behind.input[0] = turned.clone();
-        behind.output = vec![y.to_owned()];
+        behind.output = vec![y];
         behind.set(attribute::int("axis", 1 - axis.rem_euclid(2)));
         graph.edit(id, |n| {
             n.input[0] = codes;

@@ -140,6 +140,13 @@ pub struct Counts {
     pub pairs: usize,
 }
 
+impl Counts {
+    /// Whether they are of the static mode, in which values have ranges that are known before.
+    pub(super) fn by_ranges(&self) -> bool {
+        self.pairs > 0 || (self.dynamic == 0 && self.weight_only == 0)
+    }
+}
+
 /// What became of a node.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeRow {
