@@ -153,14 +153,19 @@ fn decided(scope: &Scope<'_>, at: Use, decision: &ConstantDecision, fact: &mut C
     // A bias is at the scale of its layer's input.
     let input = scope.graph.node(at.node).and_then(|n| n.input_at(0)).filter(|_| decision.part == Part::Bias);
     let known = input.is_none_or(|x| scope.plan.knows(x));
-    let same = |other: &&Use| {
-        let codes = |at: &Use| scope.plan.constants.get(at).map(|d| (&d.params, &d.chosen));
-        **other != at && codes(other) == codes(&at)
-    };
-    let others = scope.stored.get(decision.initializer.as_str()).into_iter().flatten().filter(|_| known);
+    let same = |other: &&Use| **other != at && scope.stored_as(other) == scope.stored_as(&at);
+    let home = decision.twin.as_ref().map_or(&decision.initializer, |twin| &twin.table);
+    let others = scope.stored.get(home.as_str()).into_iter().flatten().filter(|_| known);
     fact.shares = others.filter(same).filter_map(|u| Some(scope.graph.path(scope.graph.node(u.node)?))).collect();
     fact.how = Some(How::planned(&decision.params, known));
+    let table = scope.graph.node(at.node).is_some_and(|n| n.is("Gather"));
     fact.reason = match decision.part {
+        Part::Weight if table => match decision.params.granularity() {
+            Granularity::Tensor => "a table whose rows are picked: codes of 8 bits, one scale",
+            Granularity::Channel { axis: 0 } => "a table whose rows are picked: codes of 8 bits, a scale for each row",
+            _ => "a table whose rows are picked: codes of 8 bits, a scale for each column",
+        }
+        .to_owned(),
         Part::Weight if decision.chosen.is_some() => {
             "codes chosen by what they do to the output of its layer".to_owned()
         }
@@ -176,6 +181,10 @@ fn decided(scope: &Scope<'_>, at: Use, decision: &ConstantDecision, fact: &mut C
         Part::Bias => "at the scale of the accumulator: that of the input times that of the weight".to_owned(),
         Part::Operand => "stands where activations stand, and has their format".to_owned(),
     };
+    if let Some(twin) = &decision.twin {
+        let turned = if twin.turned { ", whose rows are its columns" } else { ", which holds the same numbers" };
+        fact.reason = format!("{}; stored as `{}`{turned}", fact.reason, twin.table);
+    }
 }
 
 /// In what way the given model has the constant quantized.

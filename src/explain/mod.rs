@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::model::{DataType, Graph, NodeExt, NodeId, Use};
-use crate::plan::{Plan, Verdict, element_types};
+use crate::plan::{ConstantDecision, Plan, Verdict, element_types};
 use crate::quantize::NodeRow;
 
 pub use about::About;
@@ -54,8 +54,16 @@ impl<'a> Scope<'a> {
     fn new(graph: &'a Graph, plan: &'a Plan, around: &HashMap<String, DataType>) -> Scope<'a> {
         let decisions = plan.nodes.iter().map(|d| (d.node, (d.verdict, d.reason.as_str()))).collect();
         let mut stored: HashMap<&str, Vec<Use>> = HashMap::new();
-        plan.constants.iter().for_each(|(&at, d)| stored.entry(&d.initializer).or_default().push(at));
+        for (&at, decision) in &plan.constants {
+            let home = decision.twin.as_ref().map_or(&decision.initializer, |twin| &twin.table);
+            stored.entry(home).or_default().push(at);
+        }
         Scope { graph, plan, decisions, stored, types: element_types(graph, around) }
+    }
+
+    /// Where the codes of the constant that is read at a place are, and what they stand for.
+    fn stored_as(&self, at: &Use) -> Option<ConstantDecision> {
+        self.plan.constants.get(at).and_then(|d| d.stored(self.graph))
     }
 
     fn verdict(&self, node: NodeId) -> Option<Verdict> {

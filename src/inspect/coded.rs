@@ -75,7 +75,8 @@ enum Zero {
 
 /// The constant in that slot, DequantizeLinear (and QuantizeLinear before it) seen through; `None` if it is none.
 ///
-/// A table of codes that Gather reads takes its parameters from the DequantizeLinear behind.
+/// A table of codes that Gather reads takes its parameters from the DequantizeLinear behind, or from the tables that scales and zero
+/// points of its rows are picked from.
 /// Errors when a tensor's shape is impossible.
 pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option<Stored>> {
     let node = walk.sites[site].node;
@@ -85,15 +86,13 @@ pub(super) fn stored(walk: &Walk<'_>, site: usize, slot: usize) -> Result<Option
         return in_integer_op(walk, site, entry, *operand);
     }
     if let Some(constant) = walk.constant_at(site, slot) {
-        let code = gathers_codes(walk, site).filter(|_| slot == 0).map(|dq| Code {
-            dtype: walk.constants[constant].dtype(),
-            packed: None,
-            scale: plain_scale(walk.constant_at(dq, 1)),
-            zero: zero_at(walk, dq, 2),
-            axis: None,
-            block_size: None,
-        });
-        return Ok(Some(Stored { constant, code }));
+        let dtype = walk.constants[constant].dtype();
+        let plain = |scale, zero, axis| Code { dtype, packed: None, scale, zero, axis, block_size: None };
+        let columns = gathers_codes(walk, site).filter(|_| slot == 0);
+        let columns = columns.map(|dq| plain(plain_scale(walk.constant_at(dq, 1)), zero_at(walk, dq, 2), None));
+        let rows = || gathers_rows(walk, site).filter(|_| slot == 0);
+        let rows = || rows().map(|(scale, zero)| plain(plain_scale(Some(scale)), zero, Some(0)));
+        return Ok(Some(Stored { constant, code: columns.or_else(rows) }));
     }
     match walk.site_at(site, slot, Linear::dequantizes) {
         Some(dq) => behind(walk, dq, true),
@@ -149,6 +148,28 @@ fn holds_codes(dtype: DataType) -> bool {
 pub(super) fn gathers_codes(walk: &Walk<'_>, site: usize) -> Option<usize> {
     let table = walk.constant_at(site, 0).filter(|_| walk.sites[site].node.is("Gather"))?;
     walk.reader(site, Linear::dequantizes).filter(|_| holds_codes(walk.constants[table].dtype()))
+}
+
+/// Whether the site picks from a table of codes that become floats behind it.
+pub(super) fn picks_codes(walk: &Walk<'_>, site: usize) -> bool {
+    gathers_codes(walk, site).is_some() || gathers_rows(walk, site).is_some()
+}
+
+/// Scale and zero point of the rows of a table of codes, which are picked beside these: the rows are cast, and multiplied with
+/// their scales.
+fn gathers_rows(walk: &Walk<'_>, site: usize) -> Option<(usize, Zero)> {
+    let table = walk.constant_at(site, 0).filter(|_| walk.sites[site].node.is("Gather"))?;
+    let mut numbers = walk.reader(site, |n| n.is("Cast")).filter(|_| holds_codes(walk.constants[table].dtype()))?;
+    let mut zero = Zero::Absent;
+    if let Some(steps) = walk.reader(numbers, |n| n.is("Sub")) {
+        let zeros = walk.site_at(steps, 1, |n| n.is("Unsqueeze")).and_then(|u| walk.site_at(u, 0, |n| n.is("Cast")));
+        let zeros = zeros.and_then(|cast| walk.site_at(cast, 0, |n| n.is("Gather")))?;
+        (zero, numbers) = (zero_at(walk, zeros, 0), steps);
+    }
+    let product = walk.reader(numbers, |n| n.is("Mul"))?;
+    let column = walk.site_at(product, 1, |n| n.is("Unsqueeze"))?;
+    let scales = walk.site_at(column, 0, |n| n.is("Gather"))?;
+    Some((walk.constant_at(scales, 0)?, zero))
 }
 
 /// The weight's scale behind ConvInteger or MatMulInteger, as onnxruntime's dynamic quantization places it: the

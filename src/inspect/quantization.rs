@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::coded::{Span, gathers_codes, scales, span, stored, whole};
+use super::coded::{Span, gathers_codes, picks_codes, scales, span, stored, whole};
 use super::walk::{Origin, Walk};
 use super::weights::is_recurrent;
 use crate::error::{Place, Result};
@@ -152,7 +152,7 @@ fn style(walk: &Walk<'_>, site: usize, before: &[Judged]) -> Result<Option<Style
     if computes_on_codes(node) {
         return Ok(Some(Style::QOperator));
     }
-    if gathers_codes(walk, site).is_some() {
+    if picks_codes(walk, site) {
         return Ok(Some(Style::WeightOnly));
     }
     let rule = OpRule::of(node);
@@ -213,7 +213,7 @@ fn gives_codes(walk: &Walk<'_>, site: usize, before: &[Judged]) -> bool {
     Linear::quantizes(node)
         || node.is("DynamicQuantizeLinear")
         || node.op_type().starts_with("QLinear")
-        || gathers_codes(walk, site).is_some()
+        || picks_codes(walk, site)
         || (moves(node) && from_codes())
 }
 

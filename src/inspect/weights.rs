@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::coded::{Coding, Stored, gathers_codes, stored};
+use super::coded::{Coding, Stored, picks_codes, stored};
 use super::diagnosis::Diagnosis;
 use super::formats::InFormat;
 use super::statistics::{Statistics, measure};
@@ -245,7 +245,7 @@ pub(super) fn parameters(walk: &Walk<'_>) -> Result<u64> {
             let weight = match entry {
                 Some(op) => op.weights().any(|w| w.codes == slot) || (bias && computes_on_codes(s.node)),
                 None if is_qdq => slot == 0,
-                None if slot == 0 && gathers_codes(walk, site).is_some() => true,
+                None if slot == 0 && picks_codes(walk, site) => true,
                 None if computes_on_codes(s.node) => bias,
                 None => walk.constants[c].holds_floats(),
             };

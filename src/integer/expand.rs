@@ -6,6 +6,7 @@ use super::dynamic::quantize_by_own_range;
 use super::form::{self, Form, Input, Params};
 use super::lift::{drop_unread, lift};
 use super::outcome::Outcome;
+use super::rows::lift_rows;
 use super::source::{Source, source};
 use super::table::{IntegerOp, Style, computes_on_codes};
 use super::wrap::wrap;
@@ -40,7 +41,7 @@ pub fn expand(model: &mut Model, left: &mut dyn FnMut(&Graph, NodeId, String)) -
             Some(reason) => left(graph, id, reason),
         }
     }
-    lift(graph).at(|| "moving DequantizeLinear ahead".to_owned())?;
+    lift(graph).and_then(|()| lift_rows(graph)).at(|| "moving DequantizeLinear ahead".to_owned())?;
     graph.drop_unused_initializers();
     Ok(count)
 }

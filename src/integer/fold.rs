@@ -8,7 +8,9 @@ use super::outcome::{Outcome, on_codes};
 use super::source::{interpolates, moves};
 use super::table::MS;
 use crate::error::{Place, Refusal, Result, no};
-use crate::model::{DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, dtype_name, of_format};
+use crate::model::{
+    At, DataType, Graph, Linear, Model, NodeExt, NodeId, NodeProto, Tensor, attribute, dtype_name, of_format,
+};
 use crate::number::{Grid, pack, quantize};
 use crate::schema::{self, Kind, ValueType};
 
@@ -22,7 +24,8 @@ use crate::schema::{self, Kind, ValueType};
 ///
 /// What only moves elements, with the same parameters in front and behind, runs on the codes where its schema takes them; a
 /// Pad fills with the code of its number. A ReLU or Clip in front of QuantizeLinear goes where the ends of the codes do its
-/// work. Constants in front of QuantizeLinear become codes; a constant bias becomes int32 at the scale of the sums, if it is
+/// work. Constants in front of QuantizeLinear become codes, and a Transpose behind a
+/// matrix of codes turns these; a constant bias becomes int32 at the scale of the sums, if it is
 /// not yet. With `contrib`, MatMul and Gemm that write floats become MatMulIntegerToFloat and QGemm. Codes and nodes keep
 /// their names.
 ///
@@ -36,6 +39,7 @@ pub fn fold(model: &mut Model, contrib: bool, tell: &mut dyn FnMut(Outcome)) -> 
     let opset = model.opset();
     let graph = &mut model.graph;
     store_constants(graph)?;
+    turn_codes(graph)?;
     let (mut count, mut foreign) = (0, false);
     for id in graph.node_ids() {
         let Some(node) = graph.node(id).filter(|n| reads_dequantized(graph, n)) else { continue };
@@ -87,6 +91,38 @@ fn store_constants(graph: &mut Graph) -> Result<()> {
         let codes = codes.to_owned();
         graph.remove(id);
         graph.set_initializer(made.to_proto(&codes));
+    }
+    Ok(())
+}
+
+/// Lets a Transpose turn the codes of a constant matrix, which are dequantized behind it, so that what multiplies finds them there. What
+/// else reads the codes goes on doing so.
+fn turn_codes(graph: &mut Graph) -> Result<()> {
+    for id in graph.node_ids() {
+        let turns = |n: &&NodeProto| n.is("Transpose") && n.ints("perm") == Some(&[1, 0]);
+        let Some((real, y)) = graph.node(id).filter(turns).and_then(|n| n.input_at(0).zip(n.output_at(0))) else {
+            continue;
+        };
+        let Some(dequantize) = dequantizer(graph, real).cloned() else { continue };
+        let Some((ahead, _)) = graph.producer(real) else { continue };
+        let codes = dequantize.input_at(0).filter(|c| graph.is_constant(c)).unwrap_or_default().to_owned();
+        let bytes = graph.stated_dtype(&codes).is_some_and(|d| matches!(d, DataType::Int8 | DataType::Uint8));
+        let axis = dequantize.int("axis").unwrap_or(1);
+        if !bytes || dequantize.int("block_size").is_some_and(|b| b != 0) || !(-2..2).contains(&axis) {
+            continue;
+        }
+        let y = y.to_owned();
+        let turned = graph.fresh_name(&format!("{codes}_transposed"));
+        let mut behind = NodeProto { name: Some(graph.fresh_name(&format!("{y}_DequantizeLinear"))), ..dequantize };
+        behind.input[0] = turned.clone();
+        behind.output = vec![y];
+        behind.set(attribute::int("axis", 1 - axis.rem_euclid(2)));
+        graph.edit(id, |n| {
+            n.input[0] = codes;
+            n.output[0] = turned;
+        })?;
+        graph.insert(At::After(id), behind)?;
+        drop_unread(graph, ahead);
     }
     Ok(())
 }
@@ -197,6 +233,7 @@ mod tests {
             codes("w", DataType::Int8, &[2, 3, 1, 1]),
             codes("uw", DataType::Uint8, &[2, 3, 1, 1]),
             codes("m", DataType::Int8, &[3, 2]),
+            codes("rows", DataType::Int8, &[2, 3]),
             codes("b", DataType::Int32, &[2]),
             Tensor::new(
                 DataType::Int32,
@@ -412,6 +449,19 @@ mod tests {
         ];
         let m = becomes(false, &nodes, &["y_quantized = QLinearMatMul(x, s, z, c, s, i, t, z)"]);
         assert_eq!(m.graph.constant("c").unwrap().unwrap().codes().unwrap(), [3, -1, 1, 127]);
+    }
+
+    #[test]
+    fn a_transpose_turns_the_codes_of_a_weight() {
+        let turn = |inputs: &str| node("Transpose", inputs, "turned", &[attribute::ints("perm", &[1, 0])]);
+        let nodes =
+            [channels("rows", "ii", 0), turn("rows_real"), node("MatMul", "a turned", "y", &[]), q("y", "t", "z")];
+        let turned = "rows_transposed = Transpose(rows) perm=[1, 0]";
+        becomes(false, &nodes, &[turned, "y_quantized = QLinearMatMul(x, s, z, rows_transposed, two, ii, t, z)"]);
+        // Scales of what is summed up stay in front of no kernel.
+        let nodes = vec![dq("x", "s", "z", "a"), channels("rows", "ii", 1), turn("rows_real")];
+        let nodes = [nodes, vec![node("MatMul", "a turned", "y", &[]), q("y", "t", "z")]].concat();
+        assert!(folded(13, false, nodes, "y_quantized").1[0].contains("are not those of output channels"));
     }
 
     #[test]

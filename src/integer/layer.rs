@@ -155,7 +155,8 @@ fn check_channels(graph: &Graph, node: &NodeProto, op: &IntegerOp, weight: &Code
     if linear.scales.len() == 1 {
         return Ok(());
     }
-    let rank = graph.stated_rank(name);
+    let turned = || graph.producer(name).and_then(|(id, _)| graph.node(id)?.ints("perm").map(<[i64]>::len));
+    let rank = graph.stated_rank(name).or_else(turned);
     let lies = rank.and_then(|rank| linear.params(rank).ok()?.axis());
     if lies.is_none() || lies != rank.and_then(|rank| op.channel_axis(node, rank)) {
         return no(format!("the {} scales of `{name}` are not those of output channels", linear.scales.len()));

@@ -14,6 +14,7 @@ mod lift;
 mod made;
 mod outcome;
 mod packed;
+mod rows;
 mod source;
 mod sums;
 mod table;

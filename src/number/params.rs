@@ -226,6 +226,16 @@ impl QuantParams {
         Ok(QuantParams { lowest: self.lowest, joined: self.joined, tables: self.tables.clone(), ..params })
     }
 
+    /// Those of a matrix with its axes exchanged; `None` where blocks share scales, which are not in the order of channels.
+    pub fn transposed(&self) -> Option<Self> {
+        let granularity = match self.granularity {
+            Granularity::Tensor => Granularity::Tensor,
+            Granularity::Channel { axis } => Granularity::Channel { axis: 1usize.checked_sub(axis)? },
+            Granularity::Block { .. } => return None,
+        };
+        Some(QuantParams { granularity, ..self.clone() })
+    }
+
     /// The number format of the codes.
     pub fn format(&self) -> Format {
         self.format
@@ -316,6 +326,18 @@ mod tests {
 
     fn scheme(format: Format, symmetric: bool) -> Scheme {
         Scheme::new(format, symmetric, Granularity::Tensor)
+    }
+
+    #[test]
+    fn a_matrix_is_turned_with_its_channels() {
+        let of = |axis: usize| QuantParams::per_channel(Format::UINT8, axis, vec![0.5, 2.0], vec![3, 4]).unwrap();
+        assert_eq!(of(0).transposed(), Some(of(1)));
+        assert_eq!(of(1).transposed(), Some(of(0)));
+        assert_eq!(of(2).transposed(), None);
+        let one = QuantParams::per_tensor(Format::INT8, 0.5, 0).unwrap();
+        assert_eq!(one.transposed(), Some(one.clone()));
+        let blocks = QuantParams::scaled(Format::INT8, Granularity::Block { axis: 0, size: 2 }, vec![1.0; 4]).unwrap();
+        assert_eq!(blocks.transposed(), None);
     }
 
     #[test]

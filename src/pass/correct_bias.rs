@@ -40,7 +40,10 @@ impl Pass for CorrectBias<'_> {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        let weights: Vec<_> = self.plan.constants.iter().filter(|(_, d)| d.part == Part::Weight).collect();
+        // What picks rows of a table has no bias.
+        let picks = |at: &Use| model.graph.node(at.node).is_some_and(|n| n.is("Gather"));
+        let weights = self.plan.constants.iter().filter(|(at, d)| d.part == Part::Weight && !picks(at));
+        let weights: Vec<_> = weights.collect();
         let (graph, statistics) = (&model.graph, &cx.statistics);
         let shifts: Vec<_> =
             weights.par_iter().map(|&(&at, decision)| shift(graph, at, decision, statistics)).collect();

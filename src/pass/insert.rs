@@ -24,7 +24,8 @@ use crate::round;
 ///
 /// Does: stores constants as codes behind a DequantizeLinear (one for each use with parameters of its own; equal ones
 /// are shared), puts a Q/DQ pair on every value of the plan, lets its readers read the dequantized side, and takes out
-/// absorbed nodes. Readers of a value that was quantized before read its dequantized side. Names are made from the
+/// absorbed nodes. A constant that a table stands for, with rows and columns exchanged, is read through a Transpose of that.
+/// Readers of a value that was quantized before read its dequantized side. Names are made from the
 /// value's: `x_quantized`, `x_dequantized`, `x_scale`, `x_zero_point`. What is inserted into a branch lies in that branch;
 /// only codes of constants that are read elsewhere too lie where those do.
 ///
@@ -67,16 +68,23 @@ impl Pass for Insert<'_> {
 /// Writes the plan of a graph and of the bodies in it; returns how many constants and values it changed.
 fn insert(graph: &mut Graph, plan: &Plan, scratch: Option<&Scratch>, shelf: &mut Shelf) -> Result<usize> {
     let mut changed = 0;
-    let constants: Vec<(&Use, &ConstantDecision)> = plan.constants.iter().collect();
+    let as_stored = |(&at, decision): (&Use, &ConstantDecision)| -> Result<(Use, bool, ConstantDecision)> {
+        let none = || Error::new(ErrorKind::InvalidModel, format!("`{}` is stored as no table", decision.initializer));
+        Ok((at, decision.twin.as_ref().is_some_and(|t| t.turned), decision.stored(graph).ok_or_else(none)?))
+    };
+    let constants: Vec<(Use, bool, ConstantDecision)> = plan.constants.iter().map(as_stored).collect::<Result<_>>()?;
     let plain = |d: &ConstantDecision| is_plain(&d.params, plan.storage);
     let missing = |d: &ConstantDecision| {
         (plain(d) && shelf.get(d).is_none()).then(|| encode_constant(graph, d, scratch)).transpose()
     };
-    let codes: Vec<Result<Option<Tensor>>> = constants.par_iter().map(|(_, decision)| missing(decision)).collect();
+    let codes: Vec<Result<Option<Tensor>>> = constants.par_iter().map(|(_, _, decision)| missing(decision)).collect();
     let mut stored = Stored::default();
-    for ((&at, decision), codes) in constants.into_iter().zip(codes) {
+    for ((at, turned, decision), codes) in constants.iter().zip(codes) {
         let place = || format!("initializer `{}`", decision.initializer);
-        codes.and_then(|codes| stored.put(graph, at, decision, codes.as_ref(), plan.storage, shelf)).at(place)?;
+        let real =
+            codes.and_then(|codes| stored.put(graph, *at, decision, codes.as_ref(), plan.storage, shelf)).at(place)?;
+        let read = if *turned { turn_matrix(graph, *at, &real)? } else { real };
+        graph.set_input(*at, &read)?;
         changed += 1;
     }
     for decision in plan.nodes.iter().filter(|d| d.verdict == Verdict::Absorbed) {
@@ -231,6 +239,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
+    /// Stores a constant that is read at that place, and returns the floats that stand for it.
     fn put(
         &mut self,
         graph: &mut Graph,
@@ -239,19 +248,18 @@ impl<'a> Stored<'a> {
         codes: Option<&Tensor>,
         form: StorageForm,
         shelf: &mut Shelf,
-    ) -> Result<()> {
+    ) -> Result<String> {
         let base = &decision.initializer;
         let known = self.known.entry(base).or_default();
         if let Some((_, name)) = known.iter().find(|(d, _)| d.params == decision.params && d.chosen == decision.chosen)
         {
-            return graph.set_input(at, name);
+            return Ok(name.clone());
         }
         let params = &decision.params;
         if !is_plain(params, form) {
             let real = store_nodes(graph, at, decision, form)?;
-            graph.set_input(at, &real)?;
-            known.push((decision, real));
-            return Ok(());
+            known.push((decision, real.clone()));
+            return Ok(real);
         }
         let parts = match (shelf.get(decision), codes) {
             (Some(parts), _) => {
@@ -273,10 +281,24 @@ impl<'a> Stored<'a> {
         let real = graph.fresh_name(&format!("{base}_dequantized"));
         let node = linear_node(graph, "DequantizeLinear", base, parts.each_ref().map(String::as_str), &real, params);
         graph.insert(At::Before(at.node), node)?;
-        graph.set_input(at, &real)?;
-        known.push((decision, real));
-        Ok(())
+        known.push((decision, real.clone()));
+        Ok(real)
     }
+}
+
+/// Adds a Transpose ahead of the reader of a table that stands for the matrix with rows and columns exchanged; returns its output.
+fn turn_matrix(graph: &mut Graph, at: Use, table: &str) -> Result<String> {
+    let turned = graph.fresh_name(&format!("{table}_transposed"));
+    let node = NodeProto {
+        name: Some(graph.fresh_name(&format!("{table}_Transpose"))),
+        op_type: Some("Transpose".to_owned()),
+        input: vec![table.to_owned()],
+        output: vec![turned.clone()],
+        attribute: vec![attribute::ints("perm", &[1, 0])],
+        ..Default::default()
+    };
+    graph.insert(At::Before(at.node), node)?;
+    Ok(turned)
 }
 
 /// Takes out a node whose work the quantized range of its output does; its producer writes that output instead.

@@ -1,5 +1,7 @@
 //! Activations whose channels differ much are divided, and the weights behind them multiplied.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::refusal::{Refusal, float_constant, no, settle};
@@ -8,7 +10,7 @@ use crate::calibrate::{Channels, Statistics};
 use crate::error::Result;
 use crate::model::{At, DataType, Graph, Model, NodeExt, NodeProto, Tensor, Use};
 use crate::number::power_sums;
-use crate::rule::ChannelIndex;
+use crate::rule::{ChannelIndex, Twin, twins};
 
 /// Divides each channel of what MatMul and Gemm read by a factor and multiplies their weights by it, so that few channels
 /// with large numbers do not set the step of all others.
@@ -60,6 +62,7 @@ impl Pass for Smooth {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
         // The first of the nodes that read a value stands for all.
         let mut seen = Vec::new();
+        let twins = twins(&model.graph)?;
         for id in model.graph.node_ids() {
             let Some(node) = model.graph.node(id).filter(|n| n.is("MatMul") || n.is("Gemm")) else { continue };
             let Some(value) = node.input_at(0).filter(|x| !model.graph.is_constant(x)).map(str::to_owned) else {
@@ -68,7 +71,7 @@ impl Pass for Smooth {
             if seen.contains(&value) || node.input_at(1).is_none_or(|w| !model.graph.is_constant(w)) {
                 continue;
             }
-            let outcome = self.read(&model.graph, &value, &cx.statistics);
+            let outcome = self.read(&model.graph, &value, &cx.statistics, &twins);
             let outcome = outcome.and_then(|found| Ok(found.apply(&mut model.graph, &value, &mut cx.statistics)?));
             settle(outcome, self, model, id, cx)?;
             seen.push(value);
@@ -98,7 +101,13 @@ struct Weight {
 }
 
 impl Smooth {
-    fn read(&self, graph: &Graph, value: &str, statistics: &Statistics) -> Result<Found, Refusal> {
+    fn read(
+        &self,
+        graph: &Graph,
+        value: &str,
+        statistics: &Statistics,
+        twins: &BTreeMap<String, Twin>,
+    ) -> Result<Found, Refusal> {
         let Some(known) = statistics.get(value) else {
             return no(format!("nothing is known of the channels of `{value}`"));
         };
@@ -107,7 +116,8 @@ impl Smooth {
         for at in graph.uses(value).iter().filter(|at| at.slot == 0) {
             let Some(node) = graph.node(at.node).filter(|n| layer(n)) else { continue };
             let Some(name) = node.input_at(1).filter(|w| graph.is_constant(w)) else { continue };
-            if graph.uses(name).len() > 1 || !graph.captured_by(name).is_empty() || graph.is_shared(name) {
+            let alone = graph.only_use(name).is_some() && !twins.contains_key(name);
+            if !alone || !graph.captured_by(name).is_empty() || graph.is_shared(name) {
                 return no(format!("`{name}` is read elsewhere too"));
             }
             let tensor = float_constant(graph, node, 1, "weight")?;

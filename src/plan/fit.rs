@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::place::{Places, absorbable, passed_from};
 use super::select::Selection;
 use super::tie::Ties;
+use super::weights::{Mode, fit as fit_weight};
 use super::width::Widths;
 use super::{
     ConstantDecision, NodeDecision, Origin, Part, Plan, Policy, Present, Reconstructed, Turned, ValueDecision, Verdict,
@@ -72,11 +73,15 @@ pub(super) fn fit(
     fit_values(graph, ranges, policy, present, &selection, &places, &ties, &widths, &mut plan)?;
     fit_operands(graph, policy, &places, &widths, &mut plan)?;
     fit_weights(graph, policy, present, &selection, &places, weights, &mut plan)?;
+    let tables = fit_tables(graph, policy, &selection, &mut plan)?;
     for (id, _) in graph.nodes() {
         let (verdict, reason) = if let Some(output) = absorbed.get(&id) {
             (Verdict::Absorbed, format!("the quantized range of `{output}` cuts off where it does"))
+        } else if let Some((verdict, reason)) = tables.get(&id) {
+            (*verdict, reason.clone())
         } else if let Some(rule) = selection.chosen.get(&id) {
-            (Verdict::Quantized, quantized_because(rule, policy))
+            let apart = selection.tied.apart(graph, id, &plan.constants);
+            (Verdict::Quantized, quantized_because(rule, policy) + &apart.unwrap_or_default())
         } else if let Some(&reason) = present.nodes.get(&id) {
             (Verdict::Already, reason.to_owned())
         } else {
@@ -292,7 +297,8 @@ fn fit_operands(graph: &Graph, policy: &Policy, places: &Places, widths: &Widths
             // As bytes, which all opsets have that the lookups need.
             params = params.stored_as(Format { storage: Storage::U8, opset: 13, ..scheme.format });
         }
-        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Operand, chosen: None });
+        plan.constants
+            .insert(at, ConstantDecision { initializer, params, part: Part::Operand, chosen: None, twin: None });
     }
     Ok(())
 }
@@ -309,16 +315,23 @@ fn fit_weights(
     for &at in &places.weights {
         let (Some(node), Some(rule)) = (graph.node(at.node), selection.chosen.get(&at.node)) else { continue };
         let (initializer, tensor) = constant(graph, at)?;
-        let scheme = policy.weight_scheme(rule, node, tensor.shape(), true);
+        let operand = selection.tied.operand(&initializer, &plan.constants);
+        let tied = operand.is_none() && selection.tied.layer(&initializer).is_some();
+        let scheme = match tied {
+            true => policy.tied_scheme(rule, node, tensor.shape()),
+            false => policy.weight_scheme(rule, node, tensor.shape(), true),
+        };
+        let given = operand.map(|d| d.params.clone()).filter(|p| takes_operand(policy, &scheme, p));
+        let twin = selection.tied.twin(&initializer).filter(|_| tied || given.is_some()).cloned();
         let place = || format!("initializer `{initializer}`");
-        if !policy.linear_weights() {
+        if !policy.linear_weights() && !tied {
             let known = weights.get(&initializer).map(|(params, codes)| (params.clone(), Some(codes.clone())));
             let (params, chosen) = match known {
                 Some(known) => known,
                 None => (policy.weight_params(&tensor, &scheme).at(place)?, None),
             };
             // Products are summed up in float, and so is the bias.
-            plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight, chosen });
+            plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight, chosen, twin });
             continue;
         }
         let mut ranges = weight_ranges(&tensor, &scheme, policy.weight_clip).at(place)?;
@@ -337,11 +350,11 @@ fn fit_weights(
             None => None,
         };
         let fits = bias.filter(|(_, _, b)| bias_axis(b, tensor_channels(graph, at.node, &tensor)).is_some());
-        let mut params = policy.params(&scheme, &ranges)?;
-        let mut chosen = None;
-        if let Some((better, codes)) = weights.get(&initializer) {
-            (params, chosen) = (better.clone(), Some(codes.clone()));
-        }
+        let (mut params, mut chosen) = match (given, weights.get(&initializer)) {
+            (Some(params), _) => (params, None),
+            (None, Some((params, codes))) => (params.clone(), Some(codes.clone())),
+            (None, None) => (policy.params(&scheme, &ranges)?, None),
+        };
         // A sum over blocks has no one scale that its bias could be at.
         let blocks = matches!(scheme.granularity, Granularity::Block { .. });
         if let (Some(scale), Some((slot, name, b)), false) = (input, fits, blocks) {
@@ -351,12 +364,51 @@ fn fit_weights(
             }
             let bias = bias_params(scale, &params, &b)?;
             let at = Use { node: at.node, slot };
-            plan.constants
-                .insert(at, ConstantDecision { initializer: name, params: bias, part: Part::Bias, chosen: None });
+            plan.constants.insert(
+                at,
+                ConstantDecision { initializer: name, params: bias, part: Part::Bias, chosen: None, twin: None },
+            );
         }
-        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight, chosen });
+        plan.constants.insert(at, ConstantDecision { initializer, params, part: Part::Weight, chosen, twin });
     }
     Ok(())
+}
+
+/// Whether a weight of this scheme can be the codes that its table is as an operand: of as many bits, with one scale, in a format
+/// that the target takes weights in, where the user asked for no other.
+fn takes_operand(policy: &Policy, scheme: &Scheme, operand: &QuantParams) -> bool {
+    let format = operand.format();
+    let alike = scheme.granularity == Granularity::Tensor && scheme.format.bits == format.bits;
+    alike && policy.symmetric_weights.is_none() && policy.target.allows_weights(format)
+}
+
+/// Decides how tables are stored whose rows are picked as floats; returns what becomes of the nodes that pick them.
+fn fit_tables(
+    graph: &Graph,
+    policy: &Policy,
+    selection: &Selection,
+    plan: &mut Plan,
+) -> Result<BTreeMap<NodeId, (Verdict, String)>> {
+    let tied = &selection.tied;
+    let mut found = BTreeMap::new();
+    for &id in &selection.tables {
+        let at = Use { node: id, slot: 0 };
+        let decision = match tied.leads(graph, id, at) {
+            Some(_) => tied.follow(graph, id, at, &plan.constants),
+            None => fit_weight(graph, policy, Mode::Weights, tied, id, at)
+                .at(|| graph.label(id))?
+                .map(|decision| (decision, "its table is stored as codes".to_owned())),
+        };
+        let verdict = match decision {
+            Ok((decision, reason)) => {
+                plan.constants.insert(at, decision);
+                (Verdict::WeightOnly, reason)
+            }
+            Err(reason) => (Verdict::Float, reason),
+        };
+        found.insert(id, verdict);
+    }
+    Ok(found)
 }
 
 /// How many output channels a weighted node has.

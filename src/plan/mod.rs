@@ -3,7 +3,7 @@
 //!
 //! [`select`](Plan::decide) chooses the nodes (file `select`, with `wish` for what the target alone leaves float and `pattern`
 //! for primitives that are one operation), then the values that carry Q/DQ (file `place`), then those that share their
-//! parameters (file `tie`), then scales and zero points (file `fit`), for the values that are kept out of the format of the
+//! parameters (file `tie`) and the weights that are stored as one with a table (file `tables`), then scales and zero points (file `fit`), for the values that are kept out of the format of the
 //! others too (file `width`).
 
 mod fit;
@@ -15,6 +15,7 @@ mod present;
 mod residual;
 mod select;
 mod steps;
+mod tables;
 mod tie;
 mod types;
 mod unseen;
@@ -29,7 +30,7 @@ use crate::calibrate::Ranges;
 use crate::error::Result;
 use crate::model::{BodyId, Graph, NodeExt, NodeId, Use};
 use crate::number::{QuantParams, Range};
-use crate::rule::{OpRule, Role};
+use crate::rule::{OpRule, Role, Twin};
 
 use present::Present;
 
@@ -143,6 +144,8 @@ pub struct ConstantDecision {
     pub part: Part,
     /// Its codes, where they were chosen; the nearest elsewhere.
     pub chosen: Option<ChosenCodes>,
+    /// The table that holds the same numbers, and is stored in its place: codes and parameters are the same there.
+    pub twin: Option<Twin>,
 }
 
 /// Codes that were chosen for a weight by what they do to the output of its layer.
@@ -221,13 +224,16 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Takes parameters and codes of weights that were chosen for it.
-    pub fn take_weights(&mut self, weights: &Reconstructed) {
+    /// Takes parameters and codes of weights of its graph that were chosen for it.
+    pub fn take_weights(&mut self, graph: &Graph, weights: &Reconstructed) {
+        let mut layers = Vec::new();
         for decision in self.constants.values_mut().filter(|d| d.part == Part::Weight) {
             if let Some((params, chosen)) = weights.get(&decision.initializer) {
                 (decision.params, decision.chosen) = (params.clone(), Some(chosen.clone()));
+                layers.push(decision.clone());
             }
         }
+        tables::follow(graph, &layers, &mut self.constants);
     }
 
     /// Leaves weights float for which no codes were chosen, and their biases, and bodies; what computes with codes that were chosen

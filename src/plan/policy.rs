@@ -14,7 +14,7 @@ use crate::number::{
 };
 use crate::observe::Method;
 use crate::round::Rounding;
-use crate::rule::{OpRule, RULES, Role};
+use crate::rule::{OpRule, RULES, Role, picks_rows};
 use crate::target::Target;
 
 /// The form in which what is quantized is written.
@@ -207,13 +207,26 @@ impl Policy {
         if scheme.scales.is_power() { params.with_scales(params.scales().to_vec()) } else { Ok(params) }
     }
 
-    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what
-    /// was picked can be dequantized behind, instead of the whole table ahead.
-    pub fn table_scheme(&self) -> Scheme {
+    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale for each index along the axis, so
+    /// that what was picked can be dequantized behind, instead of the whole table ahead.
+    pub fn table_scheme(&self, axis: usize) -> Scheme {
         let symmetric = self.weights.signed();
         let format = if symmetric { Format::INT8 } else { Format::UINT8 };
-        let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
+        let granularity = if self.per_channel { Granularity::Channel { axis } } else { Granularity::Tensor };
         Scheme { narrow: symmetric && self.target.narrow_weights, ..Scheme::new(format, symmetric, granularity) }
+    }
+
+    /// The scheme of a weight that is stored as one with a table whose rows Gather picks: that of the weight where it is linear
+    /// and of 8 bits, and 8 bits as tables have them elsewhere, with one scale for each output channel, which is a row of the table.
+    pub fn tied_scheme(&self, rule: &OpRule, node: &NodeProto, shape: &[usize]) -> Scheme {
+        let bytes = self.linear_weights() && self.weights.storage.bits() == 8;
+        let own = if bytes { self.weight_scheme(rule, node, shape, true) } else { self.table_scheme(0) };
+        let per_channel = self.per_channel && !self.target.one_scale(node.op_type());
+        let granularity = match rule.channel_axis(node, shape.len()) {
+            Some(axis) if per_channel => Granularity::Channel { axis },
+            _ => Granularity::Tensor,
+        };
+        Scheme { granularity, ..own }
     }
 
     /// Whether nodes of this operator are quantized.
@@ -234,7 +247,9 @@ impl Policy {
             return Some("not among the nodes chosen by the user".into());
         }
         let float = RULES.iter().any(|r| node.is(r.op) && matches!(r.role, Role::Float(_)));
-        if float || self.wants(node.op_type()) {
+        // What is picked from a table of codes is float.
+        let table = self.operators.is_none() && self.target.tables && picks_rows(graph, node).is_ok();
+        if float || table || self.wants(node.op_type()) {
             return None;
         }
         Some(match self.operators {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::place::must_write_integers;
+use super::tables::Tied;
 use super::{Policy, Present, element_types, inputs, pattern, residual, wish};
 use crate::calibrate::Ranges;
 use crate::error::Result;
 use crate::model::{DataType, Graph, Linear, NodeExt, NodeId, NodeProto, Tensor, Use, dtype_name, is_float};
 use crate::number::min_max;
-use crate::rule::{OpRule, Role};
+use crate::rule::{OpRule, Role, picks_rows};
 use crate::target::{Placement, ResidualAdd};
 
 /// A value this low in front of a Softmax was put there to mask: no score is.
@@ -18,11 +19,16 @@ pub(super) const MASK: f32 = -9999.0;
 const TOO_WIDE: f32 = 1e30;
 
 /// The chosen nodes with their rules, and for every other node why it stays float.
+#[derive(Default)]
 pub(super) struct Selection {
     pub chosen: BTreeMap<NodeId, &'static OpRule>,
     pub float: BTreeMap<NodeId, String>,
     /// The inputs of chosen nodes that stay float.
     pub float_inputs: BTreeSet<Use>,
+    /// The nodes among those that stay float that pick rows of a table of codes, and make floats of these.
+    pub tables: BTreeSet<NodeId>,
+    /// The constants that are stored as one.
+    pub tied: Tied,
 }
 
 impl Selection {
@@ -41,18 +47,27 @@ impl Selection {
 ///
 /// What computes is chosen wherever its operands are known. Glue and what passes values on is chosen only between
 /// quantized neighbours: all its inputs must come out of chosen nodes that write integers, and an integer reader must
-/// want the result. Otherwise it would only add rounding.
+/// want the result. Otherwise it would only add rounding. A Gather whose rows no integer reader wants, or whose table is the
+/// weight of a layer too, picks from a table that has scales of its own, or of the layer, and gives floats.
 pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy, present: &Present) -> Result<Selection> {
     let masks = masked(graph, ranges);
     let parts = pattern::parts(graph);
     let types = element_types(graph, &HashMap::new());
-    let mut s = Selection { chosen: BTreeMap::new(), float: BTreeMap::new(), float_inputs: BTreeSet::new() };
+    let mut s = Selection::default();
     for (id, node) in graph.nodes().filter(|(id, _)| !present.nodes.contains_key(id)) {
         let other = integers(graph, &types, node).filter(|_| policy.unwanted(graph, node).is_none());
         let part = || parts.get(&id).filter(|_| policy.unwanted(graph, node).is_none()).cloned();
         match other.or_else(part).or_else(|| refusal(graph, ranges, policy, present, node, &masks, id)) {
             None => s.chosen.extend(OpRule::of(node).map(|r| (id, r))),
             Some(reason) => drop(s.float.insert(id, reason)),
+        }
+    }
+    let gathers: Vec<NodeId> = s.chosen.keys().copied().filter(|id| picks(graph, *id)).collect();
+    s.tied = Tied::of(graph, &weights(graph, &s, &gathers))?;
+    for &id in &gathers {
+        let tied = s.tied.leads(graph, id, Use { node: id, slot: 0 }).is_some();
+        if !policy.wants("Gather") || tied && !policy.target.everywhere {
+            s.drop(id, "it gives floats".into());
         }
     }
     // A node that is out of place stays so when more are dropped: the order of dropping does not matter. What looks past
@@ -70,12 +85,30 @@ pub(super) fn select(graph: &Graph, ranges: &Ranges, policy: &Policy, present: &
             queue.extend(node.output.iter().flat_map(|o| graph.uses(o)).map(|u| u.node));
         }
     }
+    s.tables = gathers.into_iter().filter(|id| !s.chosen.contains_key(id)).collect();
     if policy.target.residual_add == ResidualAdd::ResidualSide {
         let adds = s.chosen.keys().filter(|&&id| graph.node(id).is_some_and(|n| n.is("Add")));
         let fused = adds.filter_map(|&node| Some(Use { node, slot: residual::fused_input(graph, &s, node)? }));
         s.float_inputs = fused.collect();
     }
     Ok(s)
+}
+
+/// Whether the node picks rows of a table of float32, which may be codes.
+fn picks(graph: &Graph, id: NodeId) -> bool {
+    let Some(node) = graph.node(id).filter(|n| picks_rows(graph, n).is_ok()) else { return false };
+    let table = node.input_at(0).and_then(|name| graph.initializer(name));
+    table.is_some_and(|t| t.data_type() == DataType::Float as i32)
+}
+
+/// The nodes whose tables and weights may become codes, and where they read these.
+fn weights(graph: &Graph, s: &Selection, gathers: &[NodeId]) -> Vec<(NodeId, Use)> {
+    let layers = s.chosen.iter().filter_map(|(&id, rule)| {
+        let slot = rule.weight_slot()?;
+        let name = graph.node(id)?.input_at(slot)?;
+        graph.initializer(name).is_some().then_some((id, Use { node: id, slot }))
+    });
+    gathers.iter().map(|&id| (id, Use { node: id, slot: 0 })).chain(layers).collect()
 }
 
 /// Why a node cannot be quantized, looking at it alone.
@@ -266,7 +299,7 @@ fn misfit(
         return Some("its inputs are constant".into());
     }
     let wanted = node.output.iter().any(|o| graph.uses(o).iter().any(|u| reads_integers(s, graph, *u)));
-    (!wanted && !table && !policy.target.everywhere).then(|| "no quantized node reads its output".into())
+    (!wanted && !policy.target.everywhere).then(|| "no quantized node reads its output".into())
 }
 
 /// Whether the value comes out of a chosen node as integers, or out of DequantizeLinear. A ReLU or Clip may also stand

@@ -9,14 +9,12 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::fit::weight_ranges;
+use super::tables::Tied;
 use super::{ConstantDecision, Emit, NodeDecision, Part, Plan, Policy, Present, Verdict};
 use crate::error::{Place, Result};
 use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, attribute, dtype_name, release};
 use crate::number::{Granularity, Levels, QuantParams, ScaleForm, Scheme, rounding_loss};
-use crate::rule::{OpRule, Role, WeightMatrix};
-
-/// A table with fewer numbers is not worth the node that dequantizes what was picked from it.
-const SMALL_TABLE: usize = 4096;
+use crate::rule::{OpRule, Role, WeightMatrix, picks_rows};
 
 /// A layer with fewer inputs or outputs than this is faster in float than what it reads is quantized.
 const SLIGHT: usize = 16;
@@ -24,6 +22,10 @@ const SLIGHT: usize = 16;
 /// How many times smaller zero points must make the error of a signed weight, the sum of the squares, to be worth the sums
 /// that they cost MatMulInteger. Behind DequantizeLinear they cost nothing.
 const WORTH_ZERO_POINTS: f64 = 1.2;
+
+/// How many times smaller scales for the rows of a table must make the error of rounding it to be worth that Gather picks them
+/// beside the codes; and zero points for the rows, which it picks too.
+const WORTH_ROWS: f64 = 1.2;
 
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +58,24 @@ impl Plan {
                 Err(reason) => plan.nodes.push(float(id, reason)),
             }
         }
-        let fitted: Vec<Result<Result<ConstantDecision, String>>> =
-            wanted.par_iter().map(|&(id, at)| fit(graph, policy, mode, id, at).at(|| graph.label(id))).collect();
+        let tied = Tied::of(graph, &wanted)?;
+        let (led, wanted): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|&(id, at)| tied.leads(graph, id, at).is_some());
+        let fit = |&(id, at): &(NodeId, Use)| fit(graph, policy, mode, &tied, id, at).at(|| graph.label(id));
+        let fitted: Vec<Result<Result<ConstantDecision, String>>> = wanted.par_iter().map(fit).collect();
         let mut fitted = fitted.into_iter().collect::<Result<Vec<_>>>()?;
-        let wishes = tie(graph, &wanted, &mut fitted);
+        let wishes = tie(&mut fitted);
+        let leaders: BTreeMap<Use, &ConstantDecision> =
+            wanted.iter().zip(&fitted).filter_map(|(&(_, at), d)| Some((at, d.as_ref().ok()?))).collect();
+        for (node, at) in led {
+            match tied.follow(graph, node, at, &leaders) {
+                Ok((decision, reason)) => {
+                    plan.constants.insert(at, decision);
+                    plan.nodes.push(NodeDecision { node, verdict: Verdict::WeightOnly, reason });
+                }
+                Err(reason) => plan.nodes.push(float(node, reason)),
+            }
+        }
         for (((node, at), outcome), wish) in wanted.into_iter().zip(fitted).zip(wishes) {
             match outcome {
                 Ok(decision) => {
@@ -86,18 +102,12 @@ impl Plan {
     }
 }
 
-/// Lets nodes that read one constant, such as an embedding and the last layer that is tied to it, read the same codes: those
-/// with the most bits, and among these those of a node that multiplies. Returns what each node wanted.
-fn tie(
-    graph: &Graph,
-    wanted: &[(NodeId, Use)],
-    fitted: &mut [Result<ConstantDecision, String>],
-) -> Vec<Option<QuantParams>> {
+/// Lets nodes that read one constant read the same codes: those with the most bits. Returns what each node wanted.
+fn tie(fitted: &mut [Result<ConstantDecision, String>]) -> Vec<Option<QuantParams>> {
     let wishes = fitted.iter().map(|f| f.as_ref().ok().map(|d| d.params.clone())).collect();
-    let mut best: BTreeMap<String, ((u32, bool), QuantParams)> = BTreeMap::new();
-    for (&(node, _), decision) in wanted.iter().zip(&*fitted) {
-        let Ok(decision) = decision else { continue };
-        let rank = (decision.params.format().bits, graph.node(node).is_some_and(|n| !n.is("Gather")));
+    let mut best: BTreeMap<String, (u32, QuantParams)> = BTreeMap::new();
+    for decision in fitted.iter().flatten() {
+        let rank = decision.params.format().bits;
         match best.get_mut(&decision.initializer) {
             Some(known) if known.0 >= rank => {}
             Some(known) => *known = (rank, decision.params.clone()),
@@ -189,7 +199,7 @@ fn packed_refusal(graph: &Graph, node: &NodeProto, decision: &ConstantDecision) 
     match decision.params.granularity() {
         Granularity::Block { axis: 0, .. } => None,
         Granularity::Block { .. } => Some("MatMulNBits takes a matrix"),
-        _ => Some("it has no blocks: fewer inputs than a block has"),
+        _ => Some("it has no blocks: fewer inputs than a block has, or one tensor with a table"),
     }
 }
 
@@ -234,7 +244,7 @@ fn stored(dtype: DataType, scale: f32) -> f32 {
 fn weight_of(graph: &Graph, policy: &Policy, id: NodeId, node: &NodeProto) -> Result<Use, String> {
     let slot = match OpRule::of(node) {
         Some(rule) if rule.role == Role::Compute => rule.weight_slot().ok_or("it has no weight")?,
-        Some(_) if node.is("Gather") => table_of(graph, node)?,
+        Some(_) if node.is("Gather") => picks_rows(graph, node).map(|()| 0)?,
         _ => return Err("it has no weight".into()),
     };
     if let Some(reason) = policy.unwanted(graph, node) {
@@ -256,31 +266,39 @@ fn weight_of(graph: &Graph, policy: &Policy, id: NodeId, node: &NodeProto) -> Re
     }
 }
 
-/// The slot of the table whose rows a Gather picks, or why it stays float.
-fn table_of(graph: &Graph, node: &NodeProto) -> Result<usize, String> {
-    let name = node.input_at(0).unwrap_or_default();
-    let Some(dims) = graph.constant_dims(name) else { return Err("it has no weight".into()) };
-    if dims.len() != 2 || ![0, -2].contains(&node.int("axis").unwrap_or(0)) {
-        return Err(format!("it does not pick rows of `{name}`"));
-    }
-    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
-    match count {
-        Some(n) if n < SMALL_TABLE => Err(format!("its table `{name}` is small")),
-        _ => Ok(0),
-    }
-}
-
-/// How the weight of a node is quantized.
-fn scheme(policy: &Policy, mode: Mode, rule: &OpRule, node: &NodeProto, shape: &[usize]) -> Scheme {
-    if node.is("Gather") {
-        return policy.table_scheme();
-    }
-    let scheme = policy.weight_scheme(rule, node, shape, false);
+/// How the weight of a node may be quantized, from what costs the runtime least to what costs it most. Behind each scheme is how
+/// many times smaller than with what was taken before the error of rounding must be for it to be taken.
+fn schemes(
+    policy: &Policy,
+    mode: Mode,
+    rule: &OpRule,
+    node: &NodeProto,
+    shape: &[usize],
+    tied: bool,
+) -> Vec<(Scheme, f64)> {
+    let scheme = match mode {
+        _ if node.is("Gather") => policy.table_scheme(1),
+        _ if tied => policy.tied_scheme(rule, node, shape),
+        _ => policy.weight_scheme(rule, node, shape, false),
+    };
     // ConvInteger has one zero point for all channels.
     if mode == Mode::Dynamic && node.is("Conv") && !scheme.symmetric {
-        return Scheme { granularity: Granularity::Tensor, joined: NonZeroUsize::MIN, ..scheme };
+        let scheme = Scheme { granularity: Granularity::Tensor, joined: NonZeroUsize::MIN, ..scheme };
+        return vec![(scheme, 1.0)];
     }
-    scheme
+    let mut all = vec![(scheme, 1.0)];
+    let zeros = |scheme: Scheme| {
+        let takes = scheme.symmetric && takes_zero_points(policy, mode, node, &scheme);
+        takes.then_some(Scheme { symmetric: false, narrow: false, ..scheme })
+    };
+    let sums = mode == Mode::Dynamic && !node.is("Gather");
+    all.extend(zeros(scheme).map(|scheme| (scheme, if sums { WORTH_ZERO_POINTS } else { 1.0 })));
+    if node.is("Gather") && policy.per_channel {
+        let rows = policy.table_scheme(0);
+        all.push((rows, WORTH_ROWS));
+        all.extend(zeros(rows).map(|scheme| (scheme, WORTH_ROWS)));
+    }
+    all
 }
 
 /// Whether codes of a signed weight, of 7 bits or 8, can have zero points of their own: behind DequantizeLinear, and where
@@ -296,7 +314,14 @@ fn takes_zero_points(policy: &Policy, mode: Mode, node: &NodeProto, scheme: &Sch
 }
 
 /// Scales and zero points for the weight, or why it stays float.
-fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Result<Result<ConstantDecision, String>> {
+pub(super) fn fit(
+    graph: &Graph,
+    policy: &Policy,
+    mode: Mode,
+    tied: &Tied,
+    id: NodeId,
+    at: Use,
+) -> Result<Result<ConstantDecision, String>> {
     let Some(node) = graph.node(id).map(|n| at_weight(n, id, at)) else { return Ok(Err("it is not there".into())) };
     let Some(rule) = OpRule::of(&node) else { return Ok(Err("it has no rule".into())) };
     let initializer = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
@@ -304,7 +329,8 @@ fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Resul
     if tensor.is_empty() {
         return Ok(Err(format!("its weight `{initializer}` holds no number")));
     }
-    let scheme = scheme(policy, mode, rule, &node, tensor.shape());
+    let layer = tied.layer(&initializer).is_some();
+    let schemes = schemes(policy, mode, rule, &node, tensor.shape(), layer);
     let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
         if scheme.format.levels != Levels::Linear || scheme.scales != ScaleForm::Float {
             let finite = tensor.f32s()?.iter().all(|x| x.is_finite());
@@ -314,24 +340,21 @@ fn fit(graph: &Graph, policy: &Policy, mode: Mode, id: NodeId, at: Use) -> Resul
         let params = QuantParams::from_ranges_stored(scheme, &ranges, |scale| stored(tensor.dtype(), scale));
         params.map(Some).at(|| format!("initializer `{initializer}`"))
     };
-    let mut chosen = params(&scheme)?;
-    if scheme.symmetric && takes_zero_points(policy, mode, &node, &scheme) {
-        let affine = params(&Scheme { symmetric: false, narrow: false, ..scheme })?;
-        if let (Some(plain), Some(zeros)) = (&chosen, &affine) {
-            let x = tensor.f32s()?;
-            let loss = |params| rounding_loss(&x, tensor.shape(), params).map(|(_, error)| error);
-            let sums = mode == Mode::Dynamic && !node.is("Gather");
-            let worth = if sums { WORTH_ZERO_POINTS } else { 1.0 };
-            if loss(zeros)? * worth < loss(plain)? {
-                chosen = affine;
-            }
+    let mut best: Option<(QuantParams, f64)> = None;
+    for (scheme, worth) in &schemes {
+        let Some(params) = params(scheme)? else { break };
+        // One that stands alone is taken whatever it loses.
+        let loss = if schemes.len() > 1 { rounding_loss(&tensor.f32s()?, tensor.shape(), &params)?.1 } else { 0.0 };
+        if best.as_ref().is_none_or(|(_, least)| loss * worth < *least) {
+            best = Some((params, loss));
         }
     }
     release(tensor.bytes());
-    let Some(params) = chosen else {
+    let Some((params, _)) = best else {
         return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));
     };
-    Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight, chosen: None }))
+    let twin = tied.twin(&initializer).cloned();
+    Ok(Ok(ConstantDecision { initializer, params, part: Part::Weight, chosen: None, twin }))
 }
 
 #[cfg(test)]

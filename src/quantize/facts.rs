@@ -96,18 +96,19 @@ impl WeightFacts {
 
 /// How many weights a plan stores, and in how many bits.
 fn taken(graph: &Graph, plan: &Plan) -> Result<(u64, u64)> {
-    let mut known: Vec<&ConstantDecision> = Vec::new();
+    let mut known: Vec<ConstantDecision> = Vec::new();
     let (mut numbers, mut bits) = (0, 0);
-    for decision in plan.constants.values().filter(|d| d.part == Part::Weight) {
-        let same = |d: &&ConstantDecision| d.initializer == decision.initializer && d.params == decision.params;
+    let weights = plan.constants.values().filter(|d| d.part == Part::Weight);
+    for decision in weights.filter_map(|d| d.stored(graph)) {
+        let same = |d: &ConstantDecision| d.initializer == decision.initializer && d.params == decision.params;
         if known.iter().any(same) {
             continue;
         }
-        known.push(decision);
         let dims = graph.constant_dims(&decision.initializer).unwrap_or_default();
         let count = dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).product::<usize>();
         numbers += count as u64;
         bits += decision.params.bits(count);
+        known.push(decision);
     }
     for (&id, inner) in &plan.bodies {
         let (n, b) = taken(&graph.body(id)?, inner)?;
@@ -137,6 +138,13 @@ pub struct Counts {
     pub biases: usize,
     /// Values with a new Q/DQ pair.
     pub pairs: usize,
+}
+
+impl Counts {
+    /// Whether they are of the static mode, in which values have ranges that are known before.
+    pub(super) fn by_ranges(&self) -> bool {
+        self.pairs > 0 || (self.dynamic == 0 && self.weight_only == 0)
+    }
 }
 
 /// What became of a node.

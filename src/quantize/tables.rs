@@ -99,9 +99,10 @@ impl Report {
             n => format!(", {n} quantized before and left as they are"),
         };
         match (c.dynamic, c.weight_only) {
-            (0, 0) => {
+            (_, n) if c.by_ranges() => {
                 let Counts { quantized, absorbed, float, .. } = c;
-                let nodes = format!("{quantized} quantized, {absorbed} absorbed into ranges, {float} float");
+                let stored = if n > 0 { format!("{n} with a quantized weight, ") } else { String::new() };
+                let nodes = format!("{quantized} quantized, {absorbed} absorbed into ranges, {stored}{float} float");
                 t.fact("nodes", nodes + &already);
                 t.fact("stored as codes", format!("{} constants, {} biases", c.constants, c.biases));
                 t.fact("Q/DQ pairs", c.pairs.to_string());
@@ -182,7 +183,8 @@ impl Report {
 
     fn operators(&self) -> Table {
         let mut columns = match (self.counts.dynamic, self.counts.weight_only) {
-            (0, 0) => vec!["quantized", "absorbed", "float"],
+            (_, 0) if self.counts.by_ranges() => vec!["quantized", "absorbed", "float"],
+            _ if self.counts.by_ranges() => vec!["quantized", "absorbed", "weight-only", "float"],
             (0, _) => vec!["weight-only", "float"],
             _ => vec!["dynamic", "weight-only", "float"],
         };

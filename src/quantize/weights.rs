@@ -87,13 +87,13 @@ fn without_ranges(
         let corrects = policy.steps.correct_bias != Switch::Off;
         let decide = |_: &Model, weights: &Reconstructed| {
             let mut plan = plan.clone();
-            plan.take_weights(weights);
+            plan.take_weights(&quantized.graph, weights);
             Ok(plan)
         };
         let partly = |weights: &Reconstructed| partly(&quantized, weights, decide, &events);
         let stages = policy.stages.map(|count| Stages { count: count.get(), partly: &partly });
         let (chosen, rows) = reconstruct(&quantized, &plan, &policy.rounding, corrects, stages, &source)?;
-        plan.take_weights(&chosen);
+        plan.take_weights(&quantized.graph, &chosen);
         rounding = rows;
         if corrects {
             pass::run(&CorrectBias { plan: &plan }, &mut quantized, &mut cx)?;

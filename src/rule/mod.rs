@@ -5,6 +5,7 @@ mod bounds;
 mod channel_index;
 mod patches;
 mod table;
+mod table_rows;
 mod weight_matrix;
 
 use crate::model::{NodeExt, NodeProto};
@@ -14,6 +15,7 @@ pub use bounds::bounds;
 pub use channel_index::ChannelIndex;
 pub use patches::{Look, PatchView, Patches, Places};
 pub use table::RULES;
+pub use table_rows::{Twin, picks_rows, twins};
 pub use weight_matrix::WeightMatrix;
 
 /// What quantization knows of one operator of ONNX's own domain.

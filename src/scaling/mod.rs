@@ -129,7 +129,7 @@ impl Scaling {
     /// `shapes` says how values are shaped; where it says nothing of a value, channels are not followed through what
     /// depends on the shape. Errors when a constant cannot be read.
     pub fn of(graph: &Graph, shapes: &Shapes) -> Result<Scaling> {
-        walk::Walk::new(graph, shapes).finish()
+        walk::Walk::new(graph, shapes)?.finish()
     }
 
     /// A row for each group, and one for each layer that is blocked.

@@ -5,14 +5,14 @@ mod groups;
 mod layers;
 mod movement;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::lay::Lay;
 use super::ties::Ties;
 use super::{Part, Scaling, Shapes};
 use crate::error::Result;
 use crate::model::{Graph, NodeExt, NodeId, NodeProto, Tensor, Use};
-use crate::rule::ChannelIndex;
+use crate::rule::{ChannelIndex, Twin, twins};
 
 /// A constant whose channels are still numbers of the walk.
 struct RawSite {
@@ -29,6 +29,7 @@ struct RawSite {
 pub(super) struct Walk<'a> {
     graph: &'a Graph,
     shapes: &'a Shapes,
+    twins: BTreeMap<String, Twin>,
     lays: HashMap<String, Lay>,
     ties: Ties,
     sites: Vec<RawSite>,
@@ -36,9 +37,10 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(graph: &'a Graph, shapes: &'a Shapes) -> Self {
+    /// Errors when a constant does not fill its shape.
+    pub fn new(graph: &'a Graph, shapes: &'a Shapes) -> Result<Self> {
         let (ties, sites, bounds) = Default::default();
-        Walk { graph, shapes, lays: HashMap::new(), ties, sites, bounds }
+        Ok(Walk { graph, shapes, twins: twins(graph)?, lays: HashMap::new(), ties, sites, bounds })
     }
 
     pub fn finish(mut self) -> Result<Scaling> {

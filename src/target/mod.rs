@@ -77,6 +77,8 @@ pub struct Target {
     /// Of those, the ones whose integer kernels can write float: their output is quantized only where
     /// integers read it.
     pub float_output: Vec<String>,
+    /// Gather picks rows of a table of codes, which become floats behind it, whether or not it is among the operators.
+    pub tables: bool,
     /// What stands between float neighbours is quantized too: float falls back to another processor.
     pub everywhere: bool,
     /// A ReLU or Clip that no range can take the place of is one with the operator before it: no Q/DQ between them.

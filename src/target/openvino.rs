@@ -11,7 +11,8 @@ use crate::number::Format;
 /// Quantizers stand at the inputs of quantized operators and never at outputs for their own sake; a ReLU is not moved past,
 /// so that ranges behind it are not negative; a bias, a batch normalization and an activation belong to the operator before
 /// them. Both inputs of an Add are quantized. The inputs of a Concat share one scale. The product of attention with what comes
-/// out of Softmax stays float. Weights are signed and symmetric, biases float: the plugin folds them into its kernels.
+/// out of Softmax stays float. Tables whose rows Gather picks are codes, as NNCF's are for embeddings
+/// (`OVEmbeddingMetatype`). Weights are signed and symmetric, biases float: the plugin folds them into its kernels.
 pub static OPENVINO: LazyLock<Target> = LazyLock::new(|| Target {
     name: "openvino".into(),
     about: "Intel OpenVINO: uint8 activations, Q/DQ on inputs only, float biases".into(),
@@ -31,6 +32,7 @@ pub static OPENVINO: LazyLock<Target> = LazyLock::new(|| Target {
     placement: Placement::Inputs,
     operators: names(["Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul"]),
     float_output: names([]),
+    tables: true,
     everywhere: false,
     fused_bounds: true,
     residual_add: ResidualAdd::Both,

@@ -70,6 +70,7 @@ pub static ORT_CPU: LazyLock<Target> = LazyLock::new(|| Target {
         "Where",
     ]),
     float_output: names(["Gemm", "MatMul"]),
+    tables: true,
     everywhere: false,
     fused_bounds: false,
     residual_add: ResidualAdd::Both,

@@ -68,6 +68,7 @@ pub static QNN: LazyLock<Target> = LazyLock::new(|| Target {
         "Where",
     ]),
     float_output: names([]),
+    tables: true,
     everywhere: true,
     fused_bounds: true,
     residual_add: ResidualAdd::Both,

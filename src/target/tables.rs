@@ -30,6 +30,7 @@ impl Target {
         t.fact("Q/DQ", self.placement.words());
         t.fact("operators", listed(&self.operators));
         t.fact("can write float", listed(&self.float_output));
+        t.fact("tables of Gather", if self.tables { "codes, 8 bits" } else { "float" });
         let between = if self.everywhere { "too, wherever it stands" } else { "only between quantized neighbours" };
         t.fact("what has no weight", between);
         let fused = if self.fused_bounds { "no" } else { "yes" };

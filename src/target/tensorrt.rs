@@ -17,6 +17,7 @@ use crate::number::Format;
 /// not commute, are quantized between quantized layers; the inputs and the output of a Concat share a scale, so that no
 /// requantization is left; an Add of two activations that no convolution takes in stays float; so do products of a vector
 /// (M or N of 1), matrices with K or N below 16, and convolutions with few channels that it has no int8 kernel for.
+/// Tables whose rows Gather picks stay float: its documentation tells of int8 constants in front of weighted layers alone.
 pub static TENSORRT: LazyLock<Target> = LazyLock::new(|| Target {
     name: "tensorrt".into(),
     about: "NVIDIA TensorRT: symmetric int8, Q/DQ on the inputs of weighted layers and on residuals, float biases"
@@ -37,6 +38,7 @@ pub static TENSORRT: LazyLock<Target> = LazyLock::new(|| Target {
     placement: Placement::Inputs,
     operators: names(["Add", "AveragePool", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul"]),
     float_output: names([]),
+    tables: false,
     everywhere: false,
     fused_bounds: true,
     residual_add: ResidualAdd::ResidualSide,

@@ -29,6 +29,7 @@ pub static TRACT: LazyLock<Target> = LazyLock::new(|| Target {
     placement: Placement::Inputs,
     operators: names(["Conv", "ConvTranspose", "Gemm", "MatMul"]),
     float_output: names([]),
+    tables: true,
     everywhere: false,
     fused_bounds: true,
     residual_add: ResidualAdd::Both,

@@ -61,6 +61,7 @@ pub static XNNPACK: LazyLock<Target> = LazyLock::new(|| Target {
         "Unsqueeze",
     ]),
     float_output: names([]),
+    tables: true,
     everywhere: false,
     fused_bounds: true,
     residual_add: ResidualAdd::Both,

@@ -20,7 +20,8 @@ impl Walk<'_> {
             return Ok(());
         };
         let name = node.input_at(1).unwrap_or_default();
-        let shared = self.graph.only_use(name).is_none();
+        // What is stored with a table would no longer be.
+        let shared = self.graph.only_use(name).is_none() || self.twins.contains_key(name);
         let at = Use { node: id, slot: 1 };
         let axis = match node.op_type() {
             "MatMul" => node.input_at(0).and_then(|x| self.rank(x)).and_then(|r| r.checked_sub(1)),
