@@ -184,8 +184,14 @@ impl Policy {
     }
 
     /// Parameters of a weight, from its numbers.
+    ///
+    /// Where codes are chosen by samples, float scales are searched for with them
+    /// ([`seek_scales`](crate::round::seek_scales)), and all others are here those that lose least, whatever the clip. Powers of
+    /// two let the largest weights saturate else: each nearest code bears that for itself, but codes that are chosen together
+    /// all move to make it good on what samples show most, and are worse elsewhere.
     pub(super) fn weight_params(&self, tensor: &Tensor, scheme: &Scheme) -> Result<QuantParams> {
-        let clip = if self.weight_clip.needs_extremes_only() { Clip::Max } else { Clip::Best };
+        let chosen = self.rounding.needs_moments() && scheme.scales != ScaleForm::Float;
+        let clip = if self.weight_clip.needs_extremes_only() && !chosen { Clip::Max } else { Clip::Best };
         fit(&tensor.f32s()?, tensor.shape(), scheme, clip, |scale| scale)
     }
 

@@ -24,7 +24,7 @@
 //! | [`Rounding::Gptq`] | `gptq.rs` | Frantar et al. 2023 |
 //! | [`Rounding::AdaRound`] | `adaround.rs` | Nagel et al. 2020 |
 //! | [`Rounding::Auto`] | `mod.rs` | the least of nearest and GPTQ, both polished |
-//! | [`seek_scales`] | `scales.rs` | SeqMSE, AdaQuant |
+//! | [`seek_scales`] | `scales.rs` | SeqMSE, AdaQuant, the clip of AWQ |
 //! | [`refine`] | `refine.rs` | scales and codes in turn |
 //! | [`refine_tables`] | `tables.rs` | tables and codes in turn: Stock et al. 2020 |
 //!

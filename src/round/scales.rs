@@ -30,6 +30,9 @@ pub(super) const TOGETHER: usize = 192;
 /// The given grids with scales that leave a smaller objective when each weight takes its nearest code; where none does, as
 /// they were.
 ///
+/// Scales below the given ones are the clip of AWQ (Lin et al., *AWQ: Activation-aware Weight Quantization for LLM Compression
+/// and Acceleration*, MLSys 2024): the largest weights of a block are cut off where the layer's output comes nearest.
+///
 /// Rows that share one of their grids must share all of them, in the same order (`row_base`). Errors as
 /// [`round`](super::round), and when rows share some grids only.
 pub fn seek_scales<'a>(problem: &Problem<'a>) -> Result<Vec<Grid<'a>>> {

@@ -1,7 +1,7 @@
 //! Weights of every format: what is stored natively and portably stands for the same numbers, bit for bit.
 
 use crate::common;
-use crate::common::{InMemory, emit, emit_storage, model, model_of, node, noise, run, samples_of};
+use crate::common::{InMemory, emit, emit_storage, median_sqnr, model, model_of, node, noise, run, samples_of};
 use qdq::error::ErrorKind;
 use qdq::events::Silent;
 use qdq::exec::{Runner, Tract};
@@ -134,6 +134,35 @@ fn chosen_codes_are_no_worse_than_the_nearest() {
             assert!(better, "{name} {rounding}: {:?}", made.report.rounding);
         }
     }
+}
+
+/// A weight of each output would saturate where its scale is the power of two of the largest. Few samples show it: all others
+/// tell whether they paid for making it good.
+#[test]
+fn weights_that_saturate_are_not_made_good_for_by_all_others() {
+    let (rows, inputs, outputs) = (4, 64, 12);
+    let mut w: Vec<f32> = noise(5, inputs * outputs).iter().map(|x| 0.7 * x).collect();
+    w[9 * outputs..10 * outputs].fill(1.95);
+    let constants = vec![common::floats("w", &[inputs, outputs], &w)];
+    let float =
+        model(13, &[rows, inputs], vec![node("MatMul", "x w", "y", &[])], constants, &[("y", &[rows, outputs])]);
+    let sample = |i: u64, rare: bool| {
+        let mut x: Vec<f32> = noise(i, rows * inputs).iter().map(|x| 1.7 * x).collect();
+        if rare {
+            x.iter_mut().for_each(|x| *x = 0.3 * *x + 1.0);
+            x.iter_mut().skip(9).step_by(inputs).for_each(|x| *x = 10.0);
+        }
+        Sample { inputs: vec![Tensor::from_f32(vec![rows, inputs], x)] }
+    };
+    let shown = InMemory((0..60).map(|i| sample(100 + i, i % 4 == 0)).collect());
+    let others = InMemory((0..20).map(|i| sample(200 + i, false)).collect());
+    let db = |rounding| {
+        let policy = Policy { rounding, ..policy(&"mxfp4".parse().unwrap(), StorageForm::Portable) };
+        let made = quantize_weights(&float, &policy, Some((&shown, &Tract)), None, &Silent).unwrap();
+        median_sqnr(&float, &made.model, &others)
+    };
+    let (nearest, chosen) = (db(Rounding::Nearest), db(Rounding::AUTO));
+    assert!(chosen > nearest - 0.5, "{chosen} {nearest}");
 }
 
 #[test]
