@@ -213,12 +213,12 @@ impl Policy {
         if scheme.scales.is_power() { params.with_scales(params.scales().to_vec()) } else { Ok(params) }
     }
 
-    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale for each index along the axis, so
-    /// that what was picked can be dequantized behind, instead of the whole table ahead.
-    pub fn table_scheme(&self, axis: usize) -> Scheme {
+    /// The scheme of a table `[rows, columns]` whose rows Gather picks: 8 bits, and one scale a column, so that what
+    /// was picked can be dequantized behind, instead of the whole table ahead.
+    pub fn table_scheme(&self) -> Scheme {
         let symmetric = self.weights.signed();
         let format = if symmetric { Format::INT8 } else { Format::UINT8 };
-        let granularity = if self.per_channel { Granularity::Channel { axis } } else { Granularity::Tensor };
+        let granularity = if self.per_channel { Granularity::Channel { axis: 1 } } else { Granularity::Tensor };
         Scheme { narrow: symmetric && self.target.narrow_weights, ..Scheme::new(format, symmetric, granularity) }
     }
 
@@ -226,7 +226,7 @@ impl Policy {
     /// and of 8 bits, and 8 bits as tables have them elsewhere, with one scale for each output channel, which is a row of the table.
     pub fn tied_scheme(&self, rule: &OpRule, node: &NodeProto, shape: &[usize]) -> Scheme {
         let bytes = self.linear_weights() && self.weights.storage.bits() == 8;
-        let own = if bytes { self.weight_scheme(rule, node, shape, true) } else { self.table_scheme(0) };
+        let own = if bytes { self.weight_scheme(rule, node, shape, true) } else { self.table_scheme() };
         let per_channel = self.per_channel && !self.target.one_scale(node.op_type());
         let granularity = match rule.channel_axis(node, shape.len()) {
             Some(axis) if per_channel => Granularity::Channel { axis },

@@ -23,10 +23,6 @@ const SLIGHT: usize = 16;
 /// that they cost MatMulInteger. Behind DequantizeLinear they cost nothing.
 const WORTH_ZERO_POINTS: f64 = 1.2;
 
-/// How many times smaller scales for the rows of a table must make the error of rounding it to be worth that Gather picks them
-/// beside the codes; and zero points for the rows, which it picks too.
-const WORTH_ROWS: f64 = 1.2;
-
 /// What becomes of the values that nodes with quantized weights read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -277,7 +273,7 @@ fn schemes(
     tied: bool,
 ) -> Vec<(Scheme, f64)> {
     let scheme = match mode {
-        _ if node.is("Gather") => policy.table_scheme(1),
+        _ if node.is("Gather") => policy.table_scheme(),
         _ if tied => policy.tied_scheme(rule, node, shape),
         _ => policy.weight_scheme(rule, node, shape, false),
     };
@@ -293,11 +289,6 @@ fn schemes(
     };
     let sums = mode == Mode::Dynamic && !node.is("Gather");
     all.extend(zeros(scheme).map(|scheme| (scheme, if sums { WORTH_ZERO_POINTS } else { 1.0 })));
-    if node.is("Gather") && policy.per_channel {
-        let rows = policy.table_scheme(0);
-        all.push((rows, WORTH_ROWS));
-        all.extend(zeros(rows).map(|scheme| (scheme, WORTH_ROWS)));
-    }
     all
 }
 
