@@ -1,7 +1,7 @@
 //! What a node on codes is in floats.
 
 use super::packed;
-use super::source::{Source, code_type, source};
+use super::source::{Source, code_type, rank, source};
 use super::sums;
 use super::table::{IntegerOp, Operand, Output};
 use crate::error::{Refusal, no};
@@ -104,7 +104,7 @@ pub(super) fn read(graph: &Graph, id: NodeId, node: &NodeProto, op: &IntegerOp, 
 
 /// The axis of the scales of an operand, where it may have several.
 fn channels(graph: &Graph, node: &NodeProto, op: &IntegerOp, operand: Operand) -> Option<usize> {
-    let rank = operand.codes_of(node).and_then(|codes| graph.stated_rank(codes)).filter(|_| operand.weight)?;
+    let rank = operand.codes_of(node).and_then(|codes| rank(graph, codes)).filter(|_| operand.weight)?;
     op.channel_axis(node, rank)
 }
 

@@ -2,6 +2,7 @@
 
 use super::around::{Codes, Quantized, behind, dequantizer, in_front};
 use super::made::{Input, Made};
+use super::source::rank;
 use super::table::{IntegerOp, MS, OPERATORS, Operands, Output, Style};
 use crate::error::{Refusal, no};
 use crate::model::{
@@ -155,8 +156,7 @@ fn check_channels(graph: &Graph, node: &NodeProto, op: &IntegerOp, weight: &Code
     if linear.scales.len() == 1 {
         return Ok(());
     }
-    let turned = || graph.producer(name).and_then(|(id, _)| graph.node(id)?.ints("perm").map(<[i64]>::len));
-    let rank = graph.stated_rank(name).or_else(turned);
+    let rank = rank(graph, name);
     let lies = rank.and_then(|rank| linear.params(rank).ok()?.axis());
     if lies.is_none() || lies != rank.and_then(|rank| op.channel_axis(node, rank)) {
         return no(format!("the {} scales of `{name}` are not those of output channels", linear.scales.len()));

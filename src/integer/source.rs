@@ -54,6 +54,12 @@ pub fn source(graph: &Graph, codes: &str) -> Source {
     }
 }
 
+/// How many axes codes have: as the file states it, or as many as a Transpose that makes them exchanges.
+pub(super) fn rank(graph: &Graph, codes: &str) -> Option<usize> {
+    let exchanged = || graph.producer(codes).and_then(|(id, _)| graph.node(id)?.ints("perm").map(<[i64]>::len));
+    graph.stated_rank(codes).or_else(exchanged)
+}
+
 /// The element type of codes, by what makes them, or else by what the file states; `None` where neither says.
 pub fn code_type(graph: &Graph, codes: &str) -> Option<DataType> {
     let mut value = codes;
