@@ -10,7 +10,9 @@ use qdq::error::ErrorKind;
 use qdq::events::Silent;
 use qdq::exec::Tract;
 use qdq::explain::{Explanation, Kind, explain};
-use qdq::model::{DataType, Graph, GraphProto, InputSpec, Linear, Model, ModelProto, NodeExt, Tensor, attribute};
+use qdq::model::{
+    DataType, Graph, GraphProto, InputSpec, Linear, Model, ModelProto, NodeExt, NodeProto, Tensor, attribute,
+};
 use qdq::plan::{Mode, Patterns, Plan, Policy, Steps, Verdict};
 use qdq::proto::OperatorSetIdProto;
 use qdq::quantize::{Decision, Recipe, Source, decide, decide_weights, learn_ranges, quantize_from};
@@ -364,20 +366,44 @@ fn holds_what_was_said(name: &str, decision: &Decision, written: &Model) {
         let picks = reader.is("Gather") && graph.is_constant(reader.input_at(0).unwrap());
         let read = if picks { reader.output_at(0) } else { reader.input_at(c.slot.unwrap()) }.unwrap();
         let behind = graph.uses(read).iter().map(|u| u.node).find(|_| picks);
-        let dequantize = behind.or_else(|| graph.producer(read).map(|(p, _)| p));
-        let dequantize = dequantize.map(|id| graph.node(id).unwrap()).filter(|n| Linear::dequantizes(n));
+        // A weight that is stored as the table whose columns are its rows is turned on the way.
+        let ahead = |value: &str| graph.producer(value).map(|(id, _)| graph.node(id).unwrap());
+        let turned = ahead(read).filter(|n| n.is("Transpose")).and_then(|n| n.input_at(0)).unwrap_or(read);
+        let dequantize = behind.map(|id| graph.node(id).unwrap()).or_else(|| ahead(turned));
+        let dequantize = dequantize.filter(|n| Linear::dequantizes(n));
         let Some(how) = &c.how else {
             assert!(dequantize.is_none(), "{name}: `{}` of {} is codes, and was said to stay", c.constant, c.node);
             continue;
         };
-        let node = dequantize.unwrap_or_else(|| panic!("{name}: `{}` of {} is no codes", c.constant, c.node));
-        let linear = Linear::read(graph, node).unwrap();
-        let least = linear.scales.iter().copied().fold(f32::INFINITY, f32::min);
-        let most = linear.scales.iter().copied().fold(0.0, f32::max);
+        let (scales, dtype) = match dequantize {
+            Some(node) => Linear::read(graph, node).map(|linear| (linear.scales, linear.dtype)).unwrap(),
+            None => scales_of_rows(graph, reader).unwrap_or_else(|| {
+                panic!("{name}: `{}` of {} is no codes", c.constant, c.node);
+            }),
+        };
+        let least = scales.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = scales.iter().copied().fold(0.0, f32::max);
         let scale = how.scale.unwrap();
         assert_eq!((least, most), (scale.min, scale.max), "{name}: `{}`", c.constant);
-        assert_eq!(qdq::model::dtype_name(linear.dtype), how.format, "{name}: `{}`", c.constant);
+        assert_eq!(qdq::model::dtype_name(dtype), how.format, "{name}: `{}`", c.constant);
     }
+}
+
+/// The scales of the rows of a table that a Gather picks codes from, and the type of these: rows are cast, zero points taken off, and
+/// multiplied with scales that are picked beside them.
+fn scales_of_rows(graph: &Graph, gather: &NodeProto) -> Option<(Vec<f32>, DataType)> {
+    let codes = graph.constant(gather.input_at(0)?).unwrap()?;
+    let after = |value: &str| graph.node(graph.only_use(value)?.node);
+    let mut node = after(gather.output_at(0)?).filter(|n| n.is("Cast"))?;
+    node = after(node.output_at(0)?)?;
+    if node.is("Sub") {
+        node = after(node.output_at(0)?)?;
+    }
+    let maker = |value: &str| graph.node(graph.producer(value)?.0);
+    let column = maker(node.input_at(1).filter(|_| node.is("Mul"))?).filter(|n| n.is("Unsqueeze"))?;
+    let picked = maker(column.input_at(0)?).filter(|n| n.is("Gather"))?;
+    let scales = graph.constant(picked.input_at(0)?).unwrap()?;
+    Some((scales.f32s().unwrap().into_owned(), codes.dtype()))
 }
 
 fn learn(m: &Model, samples: &dyn Samples) -> RangesFile {
