@@ -26,8 +26,8 @@ pub(crate) use channels::SampleChannels;
 pub use channels::measure_channels;
 pub use data_free::data_free_ranges;
 pub use file::RangesFile;
-pub(crate) use moments::gather_moments;
 pub use moments::{FloatSide, PatchMoments};
+pub(crate) use moments::{MOST_MOMENTS, Tap, gather_moments};
 pub use propagate::propagate;
 pub use statistics::{Channels, REACH, Spread, Statistics};
 

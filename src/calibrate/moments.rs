@@ -13,6 +13,10 @@ use crate::number::sum;
 use crate::rule::{Look, PatchView, Patches};
 use crate::sample::Samples;
 
+/// How many bytes the moments of several values may take together. One whose moments are larger is taken by itself; what does
+/// not fit together takes another run of the samples.
+pub(crate) const MOST_MOMENTS: usize = 384 << 20;
+
 /// Windows of an image that are enough of it: neighbours tell little that is new.
 const LOOK: Look = Look { at_a_time: 1024, enough: 2048 };
 /// Where a sample has fewer patches than the columns over this, those of several samples are multiplied together: the products

@@ -193,7 +193,8 @@ struct StepArgs {
     absorb_bias: When,
 
     /// Divide channels of activations that MatMul and Gemm read, and multiply their weights (SmoothQuant); auto: where it helps in
-    /// a trial
+    /// a trial. With `--mode weights` and samples by what codes of weights alone lose (AWQ); auto is off there, since it leaves
+    /// a Mul where no normalization takes the factors, and gains little behind `--round auto`
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     smooth: When,
 

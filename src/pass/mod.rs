@@ -57,7 +57,7 @@ pub use lift_constants::LiftConstants;
 pub use narrow::{Narrow, Narrowed, Narrowing, Rounded, narrow, rounding};
 pub use raise_opset::RaiseOpset;
 pub use rescale::{Bounds, Rescale};
-pub use smooth::Smooth;
+pub use smooth::{CodeNoise, Noise, Smooth, StepNoise};
 pub use to_qdq::ToQdq;
 pub use to_qoperator::ToQOperator;
 pub use unique_names::UniqueNames;

@@ -38,6 +38,7 @@ pub use policy::{Emit, Patterns, Policy, StorageForm};
 pub use steps::{Steps, Switch};
 pub(crate) use types::element_types;
 pub use weights::{Mode, opset_of_weights};
+pub(crate) use weights::{nodes_with_weights, params_of_weight};
 pub use width::{Kept, Turned};
 
 /// Every decision about a graph and the bodies in it.

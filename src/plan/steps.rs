@@ -20,7 +20,9 @@ pub struct Steps {
     pub equalize: Switch,
     /// Moves what a bias lifts far above a ReLU into the next layer.
     pub absorb_bias: Switch,
-    /// Divides channels of what MatMul and Gemm read, and multiplies their weights, where channels differ much.
+    /// Divides channels of what MatMul and Gemm read, and multiplies their weights, where channels differ much. Where weights
+    /// alone are quantized it takes samples, and [`Switch::Auto`] leaves it: it may cost a Mul a layer, and codes that are chosen
+    /// by samples gain little from it.
     pub smooth: Switch,
     /// Ends ranges of activations where what training left in batch normalizations ends, six standard deviations from
     /// the mean; only with ranges of everything that was seen ([`Method::MinMax`](crate::observe::Method::MinMax)).

@@ -2,7 +2,7 @@
 //! the range that this has in each run.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
@@ -12,7 +12,7 @@ use super::fit::weight_ranges;
 use super::tables::Tied;
 use super::{ConstantDecision, Emit, NodeDecision, Part, Plan, Policy, Present, Verdict};
 use crate::error::{Place, Result};
-use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Use, attribute, dtype_name, release};
+use crate::model::{DataType, Graph, NodeExt, NodeId, NodeProto, Tensor, Use, attribute, dtype_name, release};
 use crate::number::{Granularity, Levels, QuantParams, ScaleForm, Scheme, rounding_loss};
 use crate::rule::{OpRule, Role, WeightMatrix, picks_rows};
 
@@ -41,19 +41,8 @@ impl Plan {
     ///
     /// Weights are read one after the other on each thread, where they lie. Errors when one does not fit its shape.
     pub fn of_weights(graph: &Graph, policy: &Policy, mode: Mode) -> Result<Plan> {
-        let mut plan = Plan { storage: policy.storage, ..Plan::default() };
-        let mut wanted = Vec::new();
-        let present = Present::of(graph, &Present::default());
-        for (id, node) in graph.nodes() {
-            if let Some(&reason) = present.nodes.get(&id) {
-                plan.nodes.push(NodeDecision { node: id, verdict: Verdict::Already, reason: reason.to_owned() });
-                continue;
-            }
-            match weight_of(graph, policy, id, node) {
-                Ok(at) => wanted.push((id, at)),
-                Err(reason) => plan.nodes.push(float(id, reason)),
-            }
-        }
+        let (wanted, nodes) = wanted(graph, policy);
+        let mut plan = Plan { storage: policy.storage, nodes, ..Plan::default() };
         let tied = Tied::of(graph, &wanted)?;
         let (led, wanted): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|&(id, at)| tied.leads(graph, id, at).is_some());
@@ -96,6 +85,28 @@ impl Plan {
         }
         Ok(plan)
     }
+}
+
+/// The nodes that have a weight to be stored as codes, with where it is read, and what is decided of all others.
+fn wanted(graph: &Graph, policy: &Policy) -> (Vec<(NodeId, Use)>, Vec<NodeDecision>) {
+    let (mut wanted, mut others) = (Vec::new(), Vec::new());
+    let present = Present::of(graph, &Present::default());
+    for (id, node) in graph.nodes() {
+        if let Some(&reason) = present.nodes.get(&id) {
+            others.push(NodeDecision { node: id, verdict: Verdict::Already, reason: reason.to_owned() });
+            continue;
+        }
+        match weight_of(graph, policy, id, node) {
+            Ok(at) => wanted.push((id, at)),
+            Err(reason) => others.push(float(id, reason)),
+        }
+    }
+    (wanted, others)
+}
+
+/// The nodes of a graph whose weights [`Plan::of_weights`] stores as codes, if these are finite.
+pub(crate) fn nodes_with_weights(graph: &Graph, policy: &Policy) -> BTreeSet<NodeId> {
+    wanted(graph, policy).0.into_iter().map(|(id, _)| id).collect()
 }
 
 /// Lets nodes that read one constant read the same codes: those with the most bits. Returns what each node wanted.
@@ -304,6 +315,37 @@ fn takes_zero_points(policy: &Policy, mode: Mode, node: &NodeProto, scheme: &Sch
     affine && fits && linear && scheme.format.bits >= 7 && !blocks
 }
 
+/// Scales and zero points for what a node of that rule multiplies by, which may be stored as one with a table; `None` where a number
+/// is not finite.
+pub(crate) fn params_of_weight(
+    policy: &Policy,
+    mode: Mode,
+    rule: &OpRule,
+    node: &NodeProto,
+    tensor: &Tensor,
+    tied: bool,
+) -> Result<Option<QuantParams>> {
+    let schemes = schemes(policy, mode, rule, node, tensor.shape(), tied);
+    let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
+        if scheme.format.levels != Levels::Linear || scheme.scales != ScaleForm::Float {
+            let finite = tensor.f32s()?.iter().all(|x| x.is_finite());
+            return finite.then(|| policy.weight_params(tensor, scheme)).transpose();
+        }
+        let Ok(ranges) = weight_ranges(tensor, scheme, policy.weight_clip) else { return Ok(None) };
+        QuantParams::from_ranges_stored(scheme, &ranges, |scale| stored(tensor.dtype(), scale)).map(Some)
+    };
+    let mut best: Option<(QuantParams, f64)> = None;
+    for (scheme, worth) in &schemes {
+        let Some(params) = params(scheme)? else { break };
+        // One that stands alone is taken whatever it loses.
+        let loss = if schemes.len() > 1 { rounding_loss(&tensor.f32s()?, tensor.shape(), &params)?.1 } else { 0.0 };
+        if best.as_ref().is_none_or(|(_, least)| loss * worth < *least) {
+            best = Some((params, loss));
+        }
+    }
+    Ok(best.map(|(params, _)| params))
+}
+
 /// Scales and zero points for the weight, or why it stays float.
 pub(super) fn fit(
     graph: &Graph,
@@ -321,27 +363,10 @@ pub(super) fn fit(
         return Ok(Err(format!("its weight `{initializer}` holds no number")));
     }
     let layer = tied.layer(&initializer).is_some();
-    let schemes = schemes(policy, mode, rule, &node, tensor.shape(), layer);
-    let params = |scheme: &Scheme| -> Result<Option<QuantParams>> {
-        if scheme.format.levels != Levels::Linear || scheme.scales != ScaleForm::Float {
-            let finite = tensor.f32s()?.iter().all(|x| x.is_finite());
-            return finite.then(|| policy.weight_params(&tensor, scheme)).transpose();
-        }
-        let Ok(ranges) = weight_ranges(&tensor, scheme, policy.weight_clip) else { return Ok(None) };
-        let params = QuantParams::from_ranges_stored(scheme, &ranges, |scale| stored(tensor.dtype(), scale));
-        params.map(Some).at(|| format!("initializer `{initializer}`"))
-    };
-    let mut best: Option<(QuantParams, f64)> = None;
-    for (scheme, worth) in &schemes {
-        let Some(params) = params(scheme)? else { break };
-        // One that stands alone is taken whatever it loses.
-        let loss = if schemes.len() > 1 { rounding_loss(&tensor.f32s()?, tensor.shape(), &params)?.1 } else { 0.0 };
-        if best.as_ref().is_none_or(|(_, least)| loss * worth < *least) {
-            best = Some((params, loss));
-        }
-    }
+    let params = params_of_weight(policy, mode, rule, &node, &tensor, layer);
+    let params = params.at(|| format!("initializer `{initializer}`"))?;
     release(tensor.bytes());
-    let Some((params, _)) = best else {
+    let Some(params) = params else {
         return Ok(Err(format!("`{initializer}` holds numbers that are not finite")));
     };
     let twin = tied.twin(&initializer).cloned();

@@ -7,7 +7,7 @@ use super::trial::{Gain, Scores, Trial};
 use crate::calibrate::{Ranges, Statistics, propagate};
 use crate::error::{Place, Result};
 use crate::model::Model;
-use crate::pass::{self, AbsorbBias, Bounds, Context, Equalize, Pass, Smooth};
+use crate::pass::{self, AbsorbBias, Bounds, Context, Equalize, Noise, Pass, Smooth, StepNoise};
 use crate::plan::{Policy, Steps, Switch};
 
 /// What became of a step.
@@ -54,11 +54,12 @@ pub(super) fn reshape(
     let mut best = search.look(prepared, base, &cx.statistics, None)?;
     let equalize = Equalize { shapes: &shapes, per_channel: policy.per_channel, bounds: Bounds::Loose };
     let codes = |bits: u32| 2f64.powi(bits as i32) - 1.0;
-    let smooth = Smooth {
+    let noise = StepNoise {
         activation_steps: codes(policy.activations.bits),
         weight_steps: codes(policy.weights.bits),
         per_channel: policy.per_channel,
     };
+    let smooth = Smooth { noise: Noise::Steps(noise) };
     let tries: [(Switch, &dyn Pass, bool); 3] =
         [(steps.equalize, &equalize, true), (steps.absorb_bias, &AbsorbBias, false), (steps.smooth, &smooth, false)];
     for (switch, pass, untried) in tries.into_iter().filter(|(switch, ..)| *switch != Switch::Off) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::solve::solve;
 
-use crate::calibrate::{PatchMoments, gather_moments};
+use crate::calibrate::{MOST_MOMENTS, PatchMoments, gather_moments};
 use crate::error::{Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
@@ -17,10 +17,6 @@ use crate::plan::{Part, Plan, Reconstructed};
 use crate::round::Rounding;
 use crate::rule::{ChannelIndex, Patches, WeightMatrix};
 use crate::sample::Samples;
-
-/// How many bytes the moments of layers may take together. A layer whose moments are larger is taken by itself; what does
-/// not fit together takes another run of the samples.
-const MOST_BYTES: usize = 384 << 20;
 
 /// What became of a weight.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -228,7 +224,7 @@ fn fitting(graph: &Graph, layers: &[Layer], beside: bool) -> usize {
                 bytes += PatchMoments::size(&layer.patches, beside);
             }
         }
-        if bytes > MOST_BYTES && i > 0 {
+        if bytes > MOST_MOMENTS && i > 0 {
             return i;
         }
     }

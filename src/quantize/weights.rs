@@ -3,14 +3,16 @@
 
 use super::rounding::{Source, Stages, partly, reconstruct};
 use super::{
-    Clock, Listening, Quantized, Report, Split, WeightFacts, check_patterns, facts, nothing_to_quantize, sign, split,
+    Clock, Listening, Quantized, Report, Split, StepRow, WeightFacts, check_patterns, facts, nothing_to_quantize, sign,
+    split,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner};
 use crate::model::{Model, Scratch};
 use crate::pass::{
-    self, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Pass, RaiseOpset, UniqueNames,
+    self, CodeNoise, Context, CorrectBias, FreezeInputs, InlineFunctions, Insert, LiftConstants, Noise, Pass,
+    RaiseOpset, Smooth, UniqueNames,
 };
 use crate::plan::{Mode, Plan, Policy, Reconstructed, Switch, opset_of_weights};
 use crate::sample::Samples;
@@ -23,10 +25,12 @@ use crate::validate::{compare, modern};
 /// `model` is not changed.
 ///
 /// With samples and an engine, the two models are run and compared; with none, nothing is run. Where the policy's rounding asks
-/// for what layers read, most of the samples show it and the others are compared. With scratch space, codes
+/// for what layers read, or the steps for channels to be smoothed ([`CodeNoise`], with [`Switch::On`] alone), most of the samples
+/// show it and the others are compared. With scratch space, codes
 /// wait there for being written, so that memory holds the weights only that are being read.
 ///
-/// Errors when the policy asks for what cannot be ([`Policy::check_mode`]), when the model holds operators that cannot
+/// Errors when the policy asks for what cannot be ([`Policy::check_mode`]), or for channels to be smoothed and there are no
+/// samples, when the model holds operators that cannot
 /// be raised to the opset that the emitted nodes need, and when there is no weight to quantize.
 pub fn quantize_weights(
     model: &Model,
@@ -64,8 +68,26 @@ fn without_ranges(
     let mut clock = Clock::new(&events);
 
     clock.stage("prepare");
-    let mut cx = Context { scratch, ..Context::new(None, &events) };
+    let mut cx = Context { scratch, ..Context::new(verify.map(|(_, executor)| executor), &events) };
     let mut quantized = prepare_weights(model, policy, &mut cx)?;
+    let smooths = mode == Mode::Weights && policy.steps.smooth == Switch::On;
+    let picks = match verify {
+        Some((samples, _)) if smooths || policy.rounding.needs_moments() => split(samples.len()),
+        Some((samples, _)) => (Vec::new(), (0..samples.len()).collect(), false),
+        None => (Vec::new(), Vec::new(), false),
+    };
+
+    let mut steps = Vec::new();
+    if smooths {
+        let Some((samples, _)) = verify else {
+            let what = "`--smooth on` looks at what layers read, and no samples show it";
+            return Err(Error::new(ErrorKind::Usage, what).hint("say where samples come from with `--data SOURCE`"));
+        };
+        clock.stage("reshape");
+        let smooth = Smooth { noise: Noise::Codes(CodeNoise { policy, samples, picks: &picks.0 }) };
+        let places = pass::run(&smooth, &mut quantized, &mut cx)?;
+        steps.push(StepRow { step: smooth.name(), taken: places > 0, places, gain_db: None });
+    }
 
     clock.stage("plan");
     let mut plan = Plan::of_weights(&quantized.graph, policy, mode)?;
@@ -75,11 +97,6 @@ fn without_ranges(
         return Err(nothing_to_quantize(&nodes));
     }
 
-    let picks = match verify {
-        Some((samples, _)) if policy.rounding.needs_moments() => split(samples.len()),
-        Some((samples, _)) => (Vec::new(), (0..samples.len()).collect(), false),
-        None => (Vec::new(), Vec::new(), false),
-    };
     let mut rounding = Vec::new();
     if let (Some((samples, executor)), true) = (verify, policy.rounding.needs_moments()) {
         clock.stage("round");
@@ -129,7 +146,7 @@ fn without_ranges(
         counts,
         nodes,
         weights,
-        steps: Vec::new(),
+        steps,
         kept: None,
         rounding,
         reformed: Vec::new(),

@@ -56,6 +56,7 @@ use rayon::prelude::*;
 pub use adaround::AdaRoundOptions;
 pub use gptq::GptqOptions;
 pub use method::Rounding;
+pub(crate) use problem::power_of_errors;
 pub use problem::{GridOf, Problem, objective};
 pub use refine::refine;
 pub use retarget::{Fall, Moved};

@@ -178,6 +178,20 @@ pub fn objective(problem: &Problem, codes: &[i32]) -> f64 {
     panels.map(|rows| Panel::of(problem, rows, |row, column| codes[row * problem.columns + column]).cost()).sum()
 }
 
+/// What errors `E` of weights, `[rows, columns]`, do to the outputs: `tr(E H E^T)` with moments `H`, `[columns, columns]`, not
+/// below 0.
+pub(crate) fn power_of_errors(errors: &[f64], moments: &[f64], columns: usize) -> f64 {
+    let mut slopes = vec![0.0; errors.len()];
+    algebra::product(&mut slopes, errors, moments, [errors.len() / columns.max(1), columns, columns]);
+    powers(errors, &slopes, columns).sum()
+}
+
+/// The power of each row of errors at its output, with the product of errors and moments.
+fn powers(errors: &[f64], slopes: &[f64], columns: usize) -> impl Iterator<Item = f64> {
+    let rows = errors.chunks(columns.max(1)).zip(slopes.chunks(columns.max(1)));
+    rows.map(|(errors, slopes)| errors.iter().zip(slopes).map(|(e, s)| e * s).sum::<f64>().max(0.0))
+}
+
 /// Neighbouring rows of a problem with codes on them. Rows below are counted inside the panel.
 pub(super) struct Panel<'a> {
     pub(super) problem: &'a Problem<'a>,
@@ -231,13 +245,7 @@ impl<'a> Panel<'a> {
 
     /// The objective of each row.
     pub(super) fn costs(&self) -> Vec<f64> {
-        let columns = self.problem.columns;
-        let dot = |row: usize| {
-            let span = row * columns..(row + 1) * columns;
-            let terms = self.errors[span.clone()].iter().zip(&self.slopes[span]);
-            terms.map(|(e, s)| e * s).sum::<f64>().max(0.0)
-        };
-        (0..self.rows).map(dot).collect()
+        powers(&self.errors, &self.slopes, self.problem.columns).collect()
     }
 
     /// The objective of all rows.
@@ -253,5 +261,22 @@ impl<'a> Panel<'a> {
         self.codes[at] = code;
         self.errors[at] += by;
         algebra::add_times(&mut self.slopes[row * columns..(row + 1) * columns], self.problem.moment(column), by);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_power_of_errors_is_that_of_what_they_make_of_inputs() {
+        let (inputs, columns) = ([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0], [2.0, 2.0, -1.0], [-1.0, 0.5, 4.0]], 3);
+        let errors = [0.1, -0.2, 0.3, 1.0, 0.0, -0.5];
+        let moments: Vec<f64> =
+            (0..9).map(|at| inputs.iter().map(|x| x[at / columns] * x[at % columns]).sum()).collect();
+        let output = |row: &[f64], x: &[f64; 3]| row.iter().zip(x).map(|(e, x)| e * x).sum::<f64>();
+        let direct: f64 = errors.chunks(3).flat_map(|row| inputs.iter().map(|x| output(row, x).powi(2))).sum();
+        assert!((power_of_errors(&errors, &moments, columns) - direct).abs() < 1e-12 * direct);
+        assert_eq!(power_of_errors(&[], &[], 0), 0.0);
     }
 }

@@ -46,6 +46,7 @@ mod rooms;
 mod rounding;
 mod rules;
 mod scaling;
+mod smoothing;
 mod suite;
 mod targets;
 mod tied;

@@ -1,46 +1,43 @@
 //! Activations whose channels differ much are divided, and the weights behind them multiplied.
 
-use std::collections::BTreeMap;
+mod code_noise;
+mod step_noise;
 
-use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 use super::refusal::{Refusal, float_constant, no, settle};
 use super::{Context, Effect, Pass};
 use crate::calibrate::{Channels, Statistics};
 use crate::error::Result;
-use crate::model::{At, DataType, Graph, Model, NodeExt, NodeProto, Tensor, Use};
-use crate::number::power_sums;
-use crate::rule::{ChannelIndex, Twin, twins};
+use crate::model::{At, DataType, Graph, Model, NodeExt, NodeId, NodeProto, Tensor, Use};
+use crate::rule::{ChannelIndex, Patches, Twin, twins};
 
-/// Divides each channel of what MatMul and Gemm read by a factor and multiplies their weights by it, so that few channels
-/// with large numbers do not set the step of all others.
-///
-/// With `x[j]` the largest magnitude of channel `j` and `w[j]` that of the weights that read it, the factors are
-/// `x[j]^a / w[j]^(1 - a)`. The exponent is chosen for each value, from 0 to 1 in twentieths, as the one with which rounding is
-/// predicted to add least noise to the outputs of all its readers:
-///
-/// ```text
-/// noise = step_x^2 / 12  sum_jk (s[j] w[j, k])^2  +  sum_k step_k^2 / 12  sum_j E[x[j]^2] / s[j]^2
-/// ```
-///
-/// with one step for the value and one for each output channel of a weight (or for the whole weight).
+pub use code_noise::CodeNoise;
+pub use step_noise::StepNoise;
+
+/// Divides each channel of what MatMul and Gemm read by a factor and multiplies their weights by it, so that rounding adds less
+/// noise to their outputs.
 ///
 /// - **Does**: divides gain and bias of a LayerNormalization in front, or the constant that a Mul in front multiplies with (which
 ///   is how RMS normalization ends), where nothing else reads their output; else inserts a Mul. Multiplies the weights, and
-///   notes the channels of the new value in [`Context::statistics`].
-/// - **Skips when** nothing is known of the channels, a weight is read elsewhere too (it would be stored twice), or less than a
-///   fifth of the noise would go.
+///   notes the channels of the new value in [`Context::statistics`], where those of the old one are known.
+/// - **Skips when** the measure of noise knows nothing of the channels, a weight is read elsewhere too (it would be stored
+///   twice), numbers would no longer fit their type, or less than a fifth of the noise would go.
 /// - **Before**: `y = x W`. **After**: `y = (x S^-1) (S W)`.
-/// - **Source**: Xiao et al., *SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models*, 2023,
-///   equations 3 and 4; the exponent is searched for each value instead of one half for all.
-#[derive(Debug, Clone, Copy)]
-pub struct Smooth {
-    /// How many steps the range of an activation has: 255 for 8 bits.
-    pub activation_steps: f64,
-    /// The same for weights.
-    pub weight_steps: f64,
-    /// Whether weights have a step for each output channel.
-    pub per_channel: bool,
+/// - **Source**: that of the measure.
+#[derive(Clone, Copy)]
+pub struct Smooth<'a> {
+    /// The noise that the factors are to make small.
+    pub noise: Noise<'a>,
+}
+
+/// What rounding is taken to do to the outputs of layers.
+#[derive(Clone, Copy)]
+pub enum Noise<'a> {
+    /// Values and weights are rounded: SmoothQuant.
+    Steps(StepNoise),
+    /// Weights alone are: AWQ.
+    Codes(CodeNoise<'a>),
 }
 
 /// The exponents that are tried, in twentieths.
@@ -50,7 +47,7 @@ const FURTHEST: f64 = 65536.0;
 /// The part of the noise that must not remain.
 const WORTH: f64 = 0.8;
 
-impl Pass for Smooth {
+impl Pass for Smooth<'_> {
     fn name(&self) -> &'static str {
         "smooth"
     }
@@ -60,8 +57,8 @@ impl Pass for Smooth {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
-        // The first of the nodes that read a value stands for all.
         let mut seen = Vec::new();
+        let mut places = Vec::new();
         let twins = twins(&model.graph)?;
         for id in model.graph.node_ids() {
             let Some(node) = model.graph.node(id).filter(|n| n.is("MatMul") || n.is("Gemm")) else { continue };
@@ -71,10 +68,20 @@ impl Pass for Smooth {
             if seen.contains(&value) || node.input_at(1).is_none_or(|w| !model.graph.is_constant(w)) {
                 continue;
             }
-            let outcome = self.read(&model.graph, &value, &cx.statistics, &twins);
-            let outcome = outcome.and_then(|found| Ok(found.apply(&mut model.graph, &value, &mut cx.statistics)?));
-            settle(outcome, self, model, id, cx)?;
+            match Place::of(&model.graph, id, &value, &twins) {
+                Ok(place) => places.push(place),
+                Err(refusal) => settle(Err(refusal), self, model, id, cx)?,
+            }
             seen.push(value);
+        }
+        let chosen = match &self.noise {
+            Noise::Steps(noise) => places.iter().map(|place| noise.factors(place, &cx.statistics)).collect(),
+            Noise::Codes(noise) => noise.factors(model, &places, cx)?,
+        };
+        for (place, factors) in places.iter().zip(chosen) {
+            let apply = |factors: Vec<f64>| place.apply(&mut model.graph, &factors, &mut cx.statistics);
+            let outcome = factors.and_then(apply);
+            settle(outcome, self, model, place.node, cx)?;
         }
         if cx.changed > 0 {
             model.allow_constants();
@@ -84,12 +91,15 @@ impl Pass for Smooth {
     }
 }
 
-/// What is known of a value and its readers.
-struct Found {
+/// A value whose channels can be divided, and the weights that read it.
+struct Place {
+    /// The first of the nodes that read it, which stands for all.
+    node: NodeId,
+    value: String,
+    channels: usize,
+    /// How the weights read it.
+    patches: Patches,
     weights: Vec<Weight>,
-    /// What each channel is divided by.
-    factors: Vec<f64>,
-    known: Channels,
 }
 
 /// A weight that reads the channels.
@@ -100,19 +110,13 @@ struct Weight {
     outputs: ChannelIndex,
 }
 
-impl Smooth {
-    fn read(
-        &self,
-        graph: &Graph,
-        value: &str,
-        statistics: &Statistics,
-        twins: &BTreeMap<String, Twin>,
-    ) -> Result<Found, Refusal> {
-        let Some(known) = statistics.get(value) else {
-            return no(format!("nothing is known of the channels of `{value}`"));
-        };
-        let count = known.spreads.len();
-        let mut weights = Vec::new();
+/// A constant to be read in the place of another.
+type Edit = (Use, Tensor);
+
+impl Place {
+    fn of(graph: &Graph, id: NodeId, value: &str, twins: &BTreeMap<String, Twin>) -> Result<Place, Refusal> {
+        let mut weights: Vec<Weight> = Vec::new();
+        let mut patches = None;
         for at in graph.uses(value).iter().filter(|at| at.slot == 0) {
             let Some(node) = graph.node(at.node).filter(|n| layer(n)) else { continue };
             let Some(name) = node.input_at(1).filter(|w| graph.is_constant(w)) else { continue };
@@ -123,87 +127,51 @@ impl Smooth {
             let tensor = float_constant(graph, node, 1, "weight")?;
             let shape = tensor.shape();
             let channels = ChannelIndex::inputs(node, shape).zip(ChannelIndex::outputs(node, shape));
-            let Some((inputs, outputs)) = channels.filter(|(inputs, _)| inputs.channels() == count) else {
+            let alike = |inputs: &ChannelIndex| weights.iter().all(|w| w.inputs.channels() == inputs.channels());
+            let Some((inputs, outputs)) = channels.filter(|(inputs, _)| alike(inputs)) else {
                 return no(format!("`{value}` is read otherwise than by its channels"));
             };
+            patches = patches.or(Patches::of(node, shape));
             weights.push(Weight { at: Use { node: at.node, slot: 1 }, tensor, inputs, outputs });
         }
-        let numbers: Vec<_> = weights.iter().map(|w| w.tensor.f32s()).collect::<Result<_>>()?;
-        let weights_of = || weights.iter().zip(&numbers).map(|(w, x)| (w, &**x));
-        let mut read = vec![0f64; count];
-        for (weight, x) in weights_of() {
-            read.iter_mut().zip(weight.inputs.magnitudes(x)).for_each(|(most, m)| *most = most.max(m.into()));
-        }
-        let held: Vec<f64> = known.spreads.iter().map(|s| s.magnitude()).collect();
-        let noise = |factors: &[f64]| weights_of().map(|(w, x)| self.noise(known, w, x, factors)).sum::<f64>();
-        let found: Vec<(Vec<f64>, f64)> = (0..=EXPONENTS)
-            .into_par_iter()
-            .map(|exponent| {
-                let factors = factors(&held, &read, f64::from(exponent) / f64::from(EXPONENTS));
-                let noise = noise(&factors);
-                (factors, noise)
-            })
-            .collect();
-        let plain = noise(&vec![1.0; count]);
-        let best = found.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
-        match best.filter(|(_, noise)| *noise < WORTH * plain) {
-            Some((factors, _)) => Ok(Found { weights, factors, known: known.clone() }),
-            None => no("its channels are alike enough"),
-        }
+        let Some((patches, first)) = patches.zip(weights.first()) else {
+            return no(format!("`{value}` is read otherwise than by its channels"));
+        };
+        Ok(Place { node: id, value: value.to_owned(), channels: first.inputs.channels(), patches, weights })
     }
 
-    /// The noise that rounding is predicted to add to what a weight makes of the value, channels divided by factors.
-    fn noise(&self, known: &Channels, weight: &Weight, x: &[f32], factors: &[f64]) -> f64 {
-        let mut scaled = x.to_vec();
-        weight.inputs.scale(&mut scaled, &factors.iter().map(|&f| f as f32).collect::<Vec<f32>>());
-        let spreads = || known.spreads.iter().zip(factors).map(|(s, f)| s.scaled(1.0 / f));
-        let (low, high) = spreads().fold((0.0, 0.0), |(low, high): (f64, f64), s| (low.min(s.min), high.max(s.max)));
-        let step = (high - low) / self.activation_steps;
-        let power: f64 = spreads().map(|s| s.mean * s.mean + s.std * s.std).sum();
-        let widest = weight.outputs.magnitudes(&scaled);
-        let steps = widest.iter().map(|&m| (2.0 * f64::from(m) / self.weight_steps).powi(2));
-        let steps: f64 = match self.per_channel {
-            true => steps.sum(),
-            false => steps.fold(0.0, f64::max) * widest.len() as f64,
+    /// Divides the channels of the value, and multiplies those of the weights.
+    fn apply(&self, graph: &mut Graph, factors: &[f64], statistics: &mut Statistics) -> Result<(), Refusal> {
+        let inverse: Vec<f64> = factors.iter().map(|f| 1.0 / f).collect();
+        let makers = self.makers(graph)?;
+        let divided = makers.iter().flatten().map(|(at, tensor)| Ok((*at, multiplied(tensor, None, &inverse)?)));
+        let scaled = self.weights.iter().map(|w| Ok((w.at, multiplied(&w.tensor, Some(w.inputs), factors)?)));
+        let edits = divided.chain(scaled).collect::<Result<Vec<Edit>, Refusal>>()?;
+        let dtype = self.weights.first().map_or(DataType::Float, |w| w.tensor.dtype());
+        let ones = Tensor::from_f64(dtype, vec![inverse.len()], &vec![1.0; inverse.len()])?;
+        let inverses = multiplied(&ones, None, &inverse)?;
+
+        let name = format!("{}_smooth", self.value);
+        let known = statistics.get(&self.value).cloned();
+        let smooth = match makers {
+            Some(_) => graph.rename_value(&self.value, &name)?,
+            None => self.divided(graph, &name, &inverses)?,
         };
-        (step * step * power_sums(&scaled).1 + steps * power) / 12.0
-    }
-}
-
-fn layer(node: &NodeProto) -> bool {
-    node.is("MatMul") || (node.is("Gemm") && node.int("transA").unwrap_or(0) == 0)
-}
-
-/// `x^a / w^(1 - a)`, in the middle around 1; channels that hold nothing, or that nothing reads, stay.
-fn factors(held: &[f64], read: &[f64], exponent: f64) -> Vec<f64> {
-    let log = |(&x, &w): (&f64, &f64)| (x > 0.0 && w > 0.0).then(|| exponent * x.ln() - (1.0 - exponent) * w.ln());
-    let logs: Vec<Option<f64>> = held.iter().zip(read).map(log).collect();
-    let middle = logs.iter().flatten().sum::<f64>() / logs.iter().flatten().count().max(1) as f64;
-    logs.iter().map(|l| l.map_or(1.0, |l| (l - middle).exp().clamp(1.0 / FURTHEST, FURTHEST))).collect()
-}
-
-impl Found {
-    fn apply(&self, graph: &mut Graph, value: &str, statistics: &mut Statistics) -> Result<()> {
-        let inverse: Vec<f64> = self.factors.iter().map(|f| 1.0 / f).collect();
-        let name = format!("{value}_smooth");
-        let smooth = match self.makers(graph, value)? {
-            Some(makers) => {
-                makers.iter().try_for_each(|(at, tensor)| multiply(graph, *at, tensor, None, &inverse))?;
-                graph.rename_value(value, &name)?
-            }
-            None => self.divided(graph, value, &name, inverse)?,
-        };
-        for Weight { at, tensor, inputs, .. } in &self.weights {
-            multiply(graph, *at, tensor, Some(*inputs), &self.factors)?;
+        for (at, tensor) in edits {
+            let name = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
+            graph.give_constant(at, &name, &tensor)?;
         }
-        let spreads = self.known.spreads.iter().zip(&self.factors).map(|(s, f)| s.scaled(1.0 / f)).collect();
-        statistics.insert_seen(&smooth, Channels { axis: self.known.axis, spreads });
+        if let Some(Channels { axis, spreads }) = known {
+            let spreads = spreads.iter().zip(&inverse).map(|(s, &f)| s.scaled(f)).collect();
+            statistics.insert_seen(&smooth, Channels { axis, spreads });
+        }
         Ok(())
     }
 
     /// The constants that make the channels, where they can be divided in place of the value: gain and bias of a
     /// LayerNormalization, or the last factor of an RMS normalization.
-    fn makers(&self, graph: &Graph, value: &str) -> Result<Option<Vec<(Use, Tensor)>>> {
+    fn makers(&self, graph: &Graph) -> Result<Option<Vec<Edit>>> {
+        let value = &self.value;
         let Some((id, 0)) = graph.producer(value).filter(|_| !graph.is_pinned(value)) else { return Ok(None) };
         let ours = |at: &Use| at.slot == 0 && self.weights.iter().any(|w| w.at.node == at.node);
         let Some(node) = graph.node(id).filter(|_| graph.uses(value).iter().all(ours)) else { return Ok(None) };
@@ -215,7 +183,7 @@ impl Found {
         let mut makers = Vec::new();
         for slot in slots {
             match float_constant(graph, node, slot, "factor") {
-                Ok(tensor) if tensor.len() == self.factors.len() && tensor.shape().last() == Some(&tensor.len()) => {
+                Ok(tensor) if tensor.len() == self.channels && tensor.shape().last() == Some(&tensor.len()) => {
                     makers.push((Use { node: id, slot }, tensor));
                 }
                 Ok(_) | Err(Refusal::Skip(_)) => return Ok(None),
@@ -226,11 +194,10 @@ impl Found {
     }
 
     /// Puts a Mul between the value and the readers.
-    fn divided(&self, graph: &mut Graph, value: &str, name: &str, inverse: Vec<f64>) -> Result<String> {
+    fn divided(&self, graph: &mut Graph, name: &str, inverses: &Tensor) -> Result<String> {
+        let value = &self.value;
         let (output, node) = (graph.fresh_name(name), graph.fresh_name(&format!("{value}_Mul")));
-        let dtype = self.weights.first().map_or(DataType::Float, |w| w.tensor.dtype());
-        let factors = Tensor::from_f64(dtype, vec![inverse.len()], &inverse)?;
-        let factors = graph.add_constant_beside(value, &format!("{name}_factors"), &factors);
+        let factors = graph.add_constant_beside(value, &format!("{name}_factors"), inverses);
         let mul = NodeProto {
             name: Some(node),
             op_type: Some("Mul".to_owned()),
@@ -244,15 +211,28 @@ impl Found {
     }
 }
 
-/// Lets a node read a constant with its channels multiplied; without an index, its elements are the channels.
-fn multiply(graph: &mut Graph, at: Use, tensor: &Tensor, index: Option<ChannelIndex>, factors: &[f64]) -> Result<()> {
-    let name = graph.node(at.node).and_then(|n| n.input_at(at.slot)).unwrap_or_default().to_owned();
+fn layer(node: &NodeProto) -> bool {
+    node.is("MatMul") || (node.is("Gemm") && node.int("transA").unwrap_or(0) == 0)
+}
+
+/// Factors of these logarithms, in the middle around 1; channels without one stay.
+fn around_one(logs: &[Option<f64>]) -> Vec<f64> {
+    let middle = logs.iter().flatten().sum::<f64>() / logs.iter().flatten().count().max(1) as f64;
+    logs.iter().map(|l| l.map_or(1.0, |l| (l - middle).exp().clamp(1.0 / FURTHEST, FURTHEST))).collect()
+}
+
+/// The constant with its channels multiplied; without an index, its elements are the channels.
+fn multiplied(tensor: &Tensor, index: Option<ChannelIndex>, factors: &[f64]) -> Result<Tensor, Refusal> {
     let mut x = tensor.f64s()?;
     match index {
         Some(index) => index.scale(&mut x, factors),
         None => x.iter_mut().zip(factors).for_each(|(x, f)| *x *= f),
     }
-    graph.give_constant(at, &name, &Tensor::from_f64(tensor.dtype(), tensor.shape().to_vec(), &x)?).map(drop)
+    let scaled = Tensor::from_f64(tensor.dtype(), tensor.shape().to_vec(), &x)?;
+    match scaled.reals()?.iter().all(|x| x.is_finite()) {
+        true => Ok(scaled),
+        false => no("numbers would not fit their type"),
+    }
 }
 
 #[cfg(test)]
@@ -263,7 +243,8 @@ mod tests {
     use crate::calibrate::Spread;
     use crate::events::Silent;
 
-    const SMOOTH: Smooth = Smooth { activation_steps: 255.0, weight_steps: 255.0, per_channel: true };
+    const SMOOTH: Smooth<'_> =
+        Smooth { noise: Noise::Steps(StepNoise { activation_steps: 255.0, weight_steps: 255.0, per_channel: true }) };
 
     /// Two MatMul that read a normalized value, whose first channel is large; `extra` reads it too.
     fn attention(extra: Option<NodeProto>) -> (Model, Statistics) {
