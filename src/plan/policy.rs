@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::{Kept, Mode, Steps};
+use super::{Kept, Mode, Steps, Switch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Graph, NodeExt, NodeProto, Tensor};
 use crate::number::{
@@ -304,6 +304,18 @@ impl Policy {
     /// of 16, 32, 64, 128 or 256.
     pub fn check_mode(&self, mode: Mode) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::Usage, what).hint(hint));
+        let Steps { equalize, absorb_bias, smooth, limit_ranges, correct_bias: _ } = self.steps;
+        let unknown = [
+            ("--equalize", equalize),
+            ("--absorb-bias", absorb_bias),
+            ("--limit-ranges", limit_ranges),
+            ("--smooth", if mode == Mode::Weights { Switch::Off } else { smooth }),
+        ];
+        if let Some((option, _)) = unknown.iter().find(|(_, switch)| *switch == Switch::On) {
+            let what =
+                format!("`{option} on` changes a model by the ranges of its values, which this mode does not learn");
+            return wrong(&what, &format!("leave out `{option}`, or give samples and go `--mode static`"));
+        }
         match (mode, self.emit) {
             _ if self.choose_activations => wrong(
                 "activations that are measured are those of the static mode",

@@ -1,7 +1,6 @@
 //! Subgraphs and functions: what is inside them is quantized, and what they read from outside stays what it was.
 
-use crate::common;
-use crate::common::{InMemory, emit, floats, model, node, noise, noise_samples, value, weights};
+use crate::common::{self, InMemory, emit, floats, model, node, noise, noise_samples, value, weights};
 use proptest::prelude::*;
 use qdq::events::Silent;
 use qdq::exec::Tract;

@@ -1,10 +1,9 @@
 //! `qdq check` as a user meets it, and over models that are sound.
 
 use crate::common;
-use crate::desk;
 use std::path::{Path, PathBuf};
 
-use crate::desk::{DIGITS, Desk};
+use crate::desk::{self, DIGITS, Desk};
 use qdq::check::{Findings, check_file};
 use qdq::model::attribute;
 

@@ -1,7 +1,6 @@
 //! `qdq convert`, and `qdq quantize --emit`, as a user meets them.
 
-use crate::desk;
-use crate::desk::{CALIB, DIGITS, Desk, Outcome, bytes_of, run};
+use crate::desk::{self, CALIB, DIGITS, Desk, Outcome, bytes_of, run};
 use qdq::model::{Model, NodeExt};
 
 const QDQ: &str = "fixtures/quantized/cnn/qdq.onnx";

@@ -1,7 +1,6 @@
 //! Bad input of every kind: exit code 2, an `error:` that says what, mostly a `hint:`, and nothing left behind.
 
-use crate::desk;
-use crate::desk::{CALIB, DIGITS, Desk, bytes_of};
+use crate::desk::{self, CALIB, DIGITS, Desk, bytes_of};
 use qdq::model::{DataType, Tensor};
 
 /// Fails unless quantizing is an error with this text, and the folder holds what it held before.
@@ -187,4 +186,20 @@ fn folders_that_take_no_files() {
 fn stages_of_codes_that_are_not_chosen() {
     let desk = Desk::new();
     desk.quantize(DIGITS, CALIB, &["--sequential"]).is_error_with_hint("each weight takes the nearest");
+}
+
+#[test]
+fn steps_that_need_ranges_in_modes_without() {
+    let desk = Desk::new();
+    let out = desk.path("out.onnx");
+    for (mode, step) in [
+        ("dynamic", "--equalize"),
+        ("dynamic", "--smooth"),
+        ("weights", "--absorb-bias"),
+        ("weights", "--limit-ranges"),
+    ] {
+        let args = ["quantize", DIGITS, "--mode", mode, step, "on", "--data", CALIB, "-o", &out];
+        desk::run(&args).is_error(&format!("`{step} on` changes a model by the ranges of its values"));
+        assert!(!std::path::Path::new(&out).exists());
+    }
 }

@@ -1,9 +1,8 @@
 //! Both forms of a quantized model: QDQ, and operators on codes.
 
-use crate::common;
 use std::collections::BTreeMap;
 
-use crate::common::{emit, emit_alike, floats, ints, model_of, node, noise_samples, run, samples_of, weights};
+use crate::common::{self, emit, emit_alike, floats, ints, model_of, node, noise_samples, run, samples_of, weights};
 use qdq::convert::{Converted, Form, convert};
 use qdq::events::Silent;
 use qdq::exec::Tract;

@@ -1,9 +1,8 @@
 //! What is known of channels without samples, beside what samples show, and what is made of it.
 
-use crate::common;
 use std::collections::BTreeMap;
 
-use crate::common::{InMemory, difference, floats, ints, model, node, noise_samples, weights};
+use crate::common::{self, InMemory, difference, floats, ints, model, node, noise_samples, weights};
 use qdq::calibrate::{Channels, Spread, Statistics, measure_channels, propagate};
 use qdq::events::Silent;
 use qdq::exec::{Executor, Runner, Tract};

@@ -1,7 +1,8 @@
 //! Quantization by the range of each run: what is written computes what the float model does, within what 8 bits cost.
 
-use crate::common;
-use crate::common::{difference, emit, floats, median_sqnr, model, model_of, node, noise_samples, samples_of, weights};
+use crate::common::{
+    self, difference, emit, floats, median_sqnr, model, model_of, node, noise_samples, samples_of, weights,
+};
 use qdq::dequantize::{Recipe, dequantize};
 use qdq::error::ErrorKind;
 use qdq::events::Silent;

@@ -1,7 +1,6 @@
 //! Every element type, in every form that a file may hold it, against what onnx and numpy read.
 
-use crate::common;
-use crate::common::{arrays, fixture, model_of};
+use crate::common::{self, arrays, fixture, model_of};
 use qdq::events::Silent;
 use qdq::exec::{Tract, lower};
 use qdq::inspect::{Grain, inspect};

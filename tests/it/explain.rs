@@ -1,10 +1,11 @@
 //! What becomes of a model and why: reasons on blocks that are known, a row and a reason for everything, and the words
 //! held against what is written.
 
-use crate::common;
 use std::collections::BTreeMap;
 
-use crate::common::{fixture, floats, ints, model, model_of, node, noise_samples, samples_of, value, weights, zoo};
+use crate::common::{
+    self, fixture, floats, ints, model, model_of, node, noise_samples, samples_of, value, weights, zoo,
+};
 use qdq::calibrate::RangesFile;
 use qdq::error::ErrorKind;
 use qdq::events::Silent;

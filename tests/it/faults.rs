@@ -1,12 +1,11 @@
 //! Faults while writing: killed, disk full, nowhere to write. The old model or the new one stands there, whole.
 
-use crate::desk;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::common::{floats, model, node};
-use crate::desk::Desk;
+use crate::desk::{self, Desk};
 use qdq::model::Model;
 
 /// Weights of a megabyte for each of so many MatMul, all of one number.

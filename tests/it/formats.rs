@@ -1,7 +1,6 @@
 //! Weights of every format: what is stored natively and portably stands for the same numbers, bit for bit.
 
-use crate::common;
-use crate::common::{InMemory, emit, emit_storage, median_sqnr, model, model_of, node, noise, run, samples_of};
+use crate::common::{self, InMemory, emit, emit_storage, median_sqnr, model, model_of, node, noise, run, samples_of};
 use qdq::error::ErrorKind;
 use qdq::events::Silent;
 use qdq::exec::{Runner, Tract};

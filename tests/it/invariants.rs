@@ -1,7 +1,6 @@
 //! The invariants of the crate, each on every fixture.
 
-use crate::common;
-use crate::common::{difference, fixture, model_of, samples_of};
+use crate::common::{self, difference, fixture, model_of, samples_of};
 use qdq::error::Result;
 use qdq::events::Silent;
 use qdq::exec::{Executor, Tract};

@@ -1,7 +1,6 @@
 //! Each rule on a model that it is for, and on a near twin that it is not for.
 
-use crate::common;
-use crate::common::{floats, node, value, weights};
+use crate::common::{self, floats, node, value, weights};
 use qdq::events::Silent;
 use qdq::explain::Findings;
 use qdq::lint::RULES;

@@ -1,13 +1,12 @@
 //! Broken models, by thousands: each is refused, or read, prepared, quantized and written; none makes the library panic.
 
-use crate::common;
 use crate::gauntlet;
 use crate::mutator;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::common::{floats, ints, model, node, weights};
+use crate::common::{self, floats, ints, model, node, weights};
 use crate::gauntlet::Fate;
 use prost::Message;
 use qdq::model::attribute::{float, floats as reals, int, ints as whole, string, tensor};

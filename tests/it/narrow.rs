@@ -1,10 +1,11 @@
 //! Models in float16 and bfloat16: what becomes narrow, what does not, and that nothing is cast in vain.
 
-use crate::common;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{InMemory, difference, floats, ints, model, model_of, node, noise_samples, run, value, weights};
+use crate::common::{
+    self, InMemory, difference, floats, ints, model, model_of, node, noise_samples, run, value, weights,
+};
 use qdq::check::{Severity, check};
 use qdq::convert::narrow as convert;
 use qdq::events::Silent;

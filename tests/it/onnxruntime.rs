@@ -1,11 +1,10 @@
 //! ONNX Runtime as the engine, beside the embedded one. Runs where ORT_DYLIB_PATH names a library, and says so where not.
 
-use crate::common;
 use std::path::{Path, PathBuf};
 use std::process::Command as System;
 use std::sync::LazyLock;
 
-use crate::common::{floats, model, model_of, node, noise_samples, samples_of, value, weights};
+use crate::common::{self, floats, model, model_of, node, noise_samples, samples_of, value, weights};
 use crate::desk::{CALIB, DIGITS, Desk, Outcome};
 use assert_cmd::Command;
 use qdq::calibrate::RangesFile;

@@ -1,10 +1,9 @@
 //! Models that are quantized already: they run as in ONNX Runtime, are turned back to float, and are quantized no
 //! second time.
 
-use crate::common;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::common::{arrays, emit, floats, ints, median_sqnr, model_of, node, run, samples_of, weights};
+use crate::common::{self, arrays, emit, floats, ints, median_sqnr, model_of, node, run, samples_of, weights};
 use qdq::dequantize::{Dequantized, Recipe, dequantize};
 use qdq::events::Silent;
 use qdq::exec::Tract;

@@ -1,7 +1,6 @@
 //! Against an independent reference: outputs and drifts that ONNX Runtime computed.
 
-use crate::common;
-use crate::common::{arrays, emit, fixture, model_of, samples_of};
+use crate::common::{self, arrays, emit, fixture, model_of, samples_of};
 use qdq::events::Silent;
 use qdq::exec::{Runner, Tract};
 use qdq::model::{InputSpec, Model};

@@ -1,7 +1,6 @@
 //! Whatever the factors, scaling channels changes nothing: held on a small graph for every way channels can go.
 
-use crate::common;
-use crate::common::{difference, floats, ints, model, node, noise, noise_samples, weights};
+use crate::common::{self, difference, floats, ints, model, node, noise, noise_samples, weights};
 use qdq::events::Silent;
 use qdq::exec::{Executor, Tract};
 use qdq::model::{AttributeProto, DataType, GraphProto, Model, NodeProto, Tensor, TensorProto, attribute};

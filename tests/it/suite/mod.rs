@@ -8,11 +8,10 @@
 mod case;
 mod found;
 
-use crate::common;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::common::node;
+use crate::common::{self, node};
 use case::{Case, Run, cases};
 use found::Found;
 use qdq::check::{Severity, check};
