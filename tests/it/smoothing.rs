@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::common::{InMemory, difference, emit, floats, median_sqnr, model, node, noise, weights};
 use qdq::events::Silent;
-use qdq::exec::Tract;
+use qdq::exec::{Runner, Tract};
 use qdq::model::{DataType, Model, NodeExt, NodeProto, Tensor, TensorProto, attribute};
 use qdq::number::Format;
 use qdq::pass::{self, CodeNoise, Context, Noise, Smooth};
@@ -12,6 +12,7 @@ use qdq::plan::{Patterns, Policy, Switch};
 use qdq::quantize::{Quantized, quantize_weights};
 use qdq::sample::Sample;
 use qdq::target::ORT_CPU;
+use qdq::validate::compare;
 
 const CHANNELS: usize = 64;
 
@@ -90,7 +91,10 @@ fn codes_come_nearer_on_samples_that_chose_nothing() {
         assert!(after > before + 3.0, "{}: {before:.2} dB, then {after:.2}", format.name);
         let step = &on.report.steps[0];
         assert_eq!((step.step, step.taken, step.places), ("smooth", true, 2));
-        emit(&format!("smoothing-{}", format.name), &float, &on.model, &others, &[]);
+        let runner = |model| Runner::new(&Tract, model, Vec::new()).unwrap();
+        let picks: Vec<usize> = (0..others.0.len()).collect();
+        let drifts = compare(&runner(&float), &runner(&on.model), &others, &picks, &Silent).unwrap();
+        emit(&format!("smoothing-{}", format.name), &float, &on.model, &others, &drifts);
     }
 }
 
