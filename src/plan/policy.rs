@@ -292,10 +292,6 @@ impl Policy {
                 .hint(format!("formats of {what} are {} there{others}", names.join(", "))));
             }
         }
-        if self.activations.is_looked_up() && matches!(self.emit, Emit::QOperator { .. }) {
-            let what = format!("no operator computes on codes of `{}`", self.activations.name);
-            return Err(Error::new(ErrorKind::Usage, what).hint("leave out `--emit qoperator`"));
-        }
         Ok(())
     }
 
@@ -351,6 +347,15 @@ impl Policy {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Errors when operators on codes are to be emitted, and activations have no codes that any computes on.
+    pub fn check_emit(&self) -> Result<()> {
+        if self.activations.is_looked_up() && matches!(self.emit, Emit::QOperator { .. }) {
+            let what = format!("no operator computes on codes of `{}`", self.activations.name);
+            return Err(Error::new(ErrorKind::Usage, what).hint("leave out `--emit qoperator`"));
+        }
+        Ok(())
     }
 
     /// Errors when values are to be chosen by what they lose, and no samples show it.

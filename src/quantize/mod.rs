@@ -259,6 +259,7 @@ fn decide_on<'a>(
 
     let shown = matches!(source, Source::Samples(_));
     policy.check_choice(shown)?;
+    policy.check_emit()?;
     clock.stage("prepare");
     let mut prepared = model.clone();
     check_patterns(model, policy, events)?;

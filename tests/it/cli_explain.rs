@@ -1,24 +1,12 @@
 //! `qdq explain` as a user meets it: exit codes, streams and forms of output.
 
-use assert_cmd::Command;
-
-fn qdq(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
-    command
-}
-
-fn stdout(args: &[&str]) -> String {
-    let assert = qdq(args).assert().success().stderr("");
-    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
-}
+use crate::desk::{DIGITS, qdq, stdout};
 
 fn stderr(args: &[&str], code: i32) -> String {
     let assert = qdq(args).assert().code(code);
     String::from_utf8(assert.get_output().stderr.clone()).unwrap()
 }
 
-const DIGITS: &str = "fixtures/digits/model.onnx";
 const DATA: [&str; 2] = ["--data", "fixtures/digits/calib.npz"];
 
 #[test]

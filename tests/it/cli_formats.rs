@@ -1,6 +1,6 @@
 //! `qdq formats`, and `--weights` with its names, as a user meets them.
 
-use crate::desk::{DIGITS, Desk, run};
+use crate::desk::{CALIB, DIGITS, Desk, run};
 use qdq::number::WeightFormat;
 
 #[test]
@@ -49,6 +49,10 @@ fn weights_take_a_format_by_its_name() {
         (&["--weights", "mxfp4", "--block-size", "16"], "`mxfp4` has blocks of 32, not of 16"),
         (&["--weights", "nf5"], "there is no format `nf5`"),
         (&["--weights", "nf4", "--mode", "dynamic"], "integer operators multiply integers, and `nf4` is none"),
+        (
+            &["--mode", "static", "--data", CALIB, "--activations", "pow2-4", "--emit", "qoperator"],
+            "no operator computes on codes of `pow2-4`",
+        ),
         (&["--weights", "nf4", "--weight-clip", "octav"], "`octav` chooses ranges of integers"),
     ] {
         let outcome = quantize(options);

@@ -4,20 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use assert_cmd::Command;
-
-fn qdq(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
-    command
-}
-
-fn stdout(args: &[&str]) -> String {
-    let assert = qdq(args).assert().success().stderr("");
-    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
-}
-
-const DIGITS: &str = "fixtures/digits/model.onnx";
+use crate::desk::{DIGITS, qdq, stdout};
 
 #[test]
 fn shows_a_model_as_text() {

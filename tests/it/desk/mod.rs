@@ -99,10 +99,22 @@ pub fn bytes_of(path: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// The binary, to be run from the top of the repository with these arguments.
+pub fn qdq(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
+    command
+}
+
+/// What it prints where all is well, and says nothing.
+pub fn stdout(args: &[&str]) -> String {
+    let assert = qdq(args).assert().success().stderr("");
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
 /// Runs `qdq`. Whatever it was given, it does not panic and exits with 0, 1 or 2.
 pub fn run(args: &[&str]) -> Outcome {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
-    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args).output().unwrap();
+    let output = qdq(args).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (data, words) = (text(output.stdout), text(output.stderr));
     let code = output.status.code().unwrap_or_else(|| panic!("{args:?} was killed: {words}"));
