@@ -207,7 +207,7 @@ fn activations_that_are_looked_up_are_those_of_the_kernels() {
         runner.worker().run(&sample, &mut |s| seen = s.numbers.to_vec()).unwrap();
         fake_quantize(&mut hard, &[64, 4], params).unwrap();
         assert_eq!(bits(&seen), bits(&hard), "{}", format.name);
-        let e = Policy { emit: Emit::QOperator { contrib: false }, ..policy }.check_formats().unwrap_err();
+        let e = Policy { emit: Emit::QOperator { contrib: false }, ..policy }.check_emit().unwrap_err();
         assert!(e.to_string().contains(format.name), "{e}");
     }
     let e = Policy { activations: Format::POWERS[0], ..Policy::of(&TENSORRT) }.check_formats().unwrap_err();
