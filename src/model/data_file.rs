@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tempfile::NamedTempFile;
 
 use super::map::{map, release};
-use super::unfinished::{folder_of, name, temporary};
+use super::unfinished::{folder_of, name_needed, temporary};
 use super::{DataType, Model, Tensor, TensorProto};
 use crate::proto::StringStringEntryProto;
 use crate::proto::tensor_proto::DataLocation;
@@ -102,7 +102,8 @@ impl DataFile {
         Ok(())
     }
 
-    /// Gives the file its name. One that is there with other bytes stays, and the next number names the new one.
+    /// Gives the file its name, which needs a model that names it. One that is there with other bytes stays, and the next number
+    /// names the new one.
     pub fn keep(self, model: &Path) -> std::io::Result<(PathBuf, KeptData)> {
         let mut number = self.hash.finalize();
         let file = self.file.into_inner().map_err(|e| e.into_error())?;
@@ -110,7 +111,7 @@ impl DataFile {
             let path = model.with_file_name(data_name(model, number));
             let new = !path.exists();
             if new {
-                name(file, &path)?;
+                name_needed(file, &path)?;
             } else if !same_bytes(file.path(), &path) {
                 number = number.wrapping_add(1);
                 continue;
@@ -155,22 +156,19 @@ pub(super) fn data_named_at(model: &Path) -> Vec<PathBuf> {
     names.filter(|data| speaks_of(model, data)).collect()
 }
 
-/// Removes data files that no `.onnx` file of the folder names any more.
-pub(super) fn remove_unnamed(model: &Path, data: Vec<PathBuf>, used: Option<&Path>) {
+/// Those of the data files, without the used one, that no other `.onnx` file of the model's folder names.
+pub(super) fn unnamed(model: &Path, mut data: Vec<PathBuf>, used: Option<&Path>) -> Vec<PathBuf> {
     if data.is_empty() {
-        return;
+        return data;
     }
-    let Ok(entries) = std::fs::read_dir(folder_of(model)) else { return };
+    let Ok(entries) = std::fs::read_dir(folder_of(model)) else { return Vec::new() };
     let others: Vec<PathBuf> = entries
         .flatten()
         .map(|e| e.path())
         .filter(|p| p.extension().is_some_and(|e| e == "onnx") && p != model)
         .collect();
-    for data in data.iter().filter(|d| Some(d.as_path()) != used) {
-        if !others.iter().any(|other| speaks_of(other, data)) {
-            let _ = std::fs::remove_file(data);
-        }
-    }
+    data.retain(|data| Some(data.as_path()) != used && !others.iter().any(|other| speaks_of(other, data)));
+    data
 }
 
 /// Whether the name of a data file stands somewhere in a file.

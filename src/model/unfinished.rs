@@ -37,15 +37,58 @@ pub fn remove_unfinished() {
     std::mem::forget(unfinished);
 }
 
-/// Gives a complete file its name, and the permissions of the one that it replaces.
-pub(super) fn name(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
+/// What comes and goes with a file that gets its name.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Along<'a> {
+    /// A file that was of no use without it.
+    pub needed: Option<&'a Path>,
+    /// Files that are of no use any more.
+    pub obsolete: &'a [PathBuf],
+}
+
+/// Gives a complete file its name, and the permissions of the one that it replaces. Whoever interrupts that finds everything as
+/// it was, or as it is to be.
+pub(super) fn name(file: NamedTempFile, path: &Path, along: Along<'_>) -> std::io::Result<()> {
+    let mut unfinished = persist(file, path)?;
+    unfinished.retain(|p| Some(p.as_path()) != along.needed);
+    for path in along.obsolete {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// As [`name`], for a file that is of no use until another that needs it has its name: until then it counts as unfinished.
+pub(super) fn name_needed(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
+    persist(file, path)?.push(path.to_owned());
+    Ok(())
+}
+
+fn persist(file: NamedTempFile, path: &Path) -> std::io::Result<MutexGuard<'static, Vec<PathBuf>>> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
         file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
     }
-    let _unfinished = unfinished();
+    let unfinished = unfinished();
     file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+    Ok(unfinished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_needs_is_unfinished_until_that_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let [data, model, old] = ["data", "model", "old"].map(|name| folder.path().join(name));
+        std::fs::write(&old, b"old").unwrap();
+        name_needed(temporary(folder.path()).unwrap(), &data).unwrap();
+        assert!(unfinished().contains(&data));
+        let along = Along { needed: Some(&data), obsolete: std::slice::from_ref(&old) };
+        name(temporary(folder.path()).unwrap(), &model, along).unwrap();
+        assert!(!unfinished().contains(&data));
+        assert!(data.exists() && model.exists() && !old.exists());
+    }
 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use bytes::Buf;
 
 use super::Model;
-use super::data_file::{DataFile, data_named_at, name_location, remove_unnamed};
+use super::data_file::{DataFile, data_named_at, name_location, unnamed};
 use super::map::release;
-use super::unfinished::{folder_of, name, temporary};
+use super::unfinished::{Along, folder_of, name, temporary};
 use super::wire::Pieces;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -104,8 +104,8 @@ impl Model {
             if pieces.len() > PROTOBUF_LIMIT {
                 return Err(too_large(pieces.len()));
             }
-            let model = replace_by(path, pieces)?;
-            remove_unnamed(path, before, None);
+            let obsolete = unnamed(path, before, None);
+            let model = replace_by(path, pieces, Along { needed: None, obsolete: &obsolete })?;
             return Ok(Written { model, data: None });
         }
         let fail = |e| cannot_write(path, e);
@@ -120,18 +120,16 @@ impl Model {
         let mut slim = self.clone();
         data.take_from(&mut slim, options.threshold).map_err(fail)?;
         let (name, kept) = data.keep(path).map_err(fail)?;
+        let obsolete = unnamed(path, before, Some(&name));
         let location = name.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         name_location(&mut slim, &location);
         let pieces = slim.pieces();
         let outcome = match pieces.len() {
             size if size > PROTOBUF_LIMIT => Err(too_large(size)),
-            _ => replace_by(path, pieces),
+            _ => replace_by(path, pieces, Along { needed: Some(&name), obsolete: &obsolete }),
         };
         match outcome {
-            Ok(model) => {
-                remove_unnamed(path, before, Some(&name));
-                Ok(Written { model, data: Some((name, kept.bytes)) })
-            }
+            Ok(model) => Ok(Written { model, data: Some((name, kept.bytes)) }),
             Err(e) => {
                 if kept.new {
                     let _ = std::fs::remove_file(&name);
@@ -146,13 +144,13 @@ impl Model {
 ///
 /// A symbolic link stays one: what it points at is replaced. A device, such as `/dev/stdout`, is written to.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace(path, |file| file.write_all(bytes))
+    replace(path, Along::default(), |file| file.write_all(bytes))
 }
 
 /// Writes a model's pieces, as [`replace_file`] does, and says how many bytes they were.
-fn replace_by(path: &Path, pieces: Pieces) -> Result<u64> {
+fn replace_by(path: &Path, pieces: Pieces, along: Along<'_>) -> Result<u64> {
     let size = pieces.len() as u64;
-    replace(path, |file| {
+    replace(path, along, |file| {
         for piece in pieces.into_list() {
             file.write_all(&piece)?;
             release(&piece);
@@ -162,7 +160,7 @@ fn replace_by(path: &Path, pieces: Pieces) -> Result<u64> {
     Ok(size)
 }
 
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+fn replace(path: &Path, along: Along<'_>, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let fail = |e| cannot_write(path, e);
     if is_device(path) {
         return write(&mut File::options().write(true).open(path).map_err(fail)?).map_err(fail);
@@ -170,7 +168,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) ->
     let real = followed(path)?;
     let mut file = temporary(folder_of(&real)).map_err(fail)?;
     write(file.as_file_mut()).map_err(fail)?;
-    name(file, &real).map_err(fail)
+    name(file, &real, along).map_err(fail)
 }
 
 /// What a symbolic link points at; any other path as it is.

@@ -1,7 +1,7 @@
 //! Faults while writing: killed, disk full, nowhere to write. The old model or the new one stands there, whole.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::common::{floats, model, node};
@@ -57,6 +57,12 @@ impl Stand {
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 
+    /// Begins to replace the model.
+    fn start(&self) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
+        command.args(&self.args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// Replaces the model after this line of shell.
     fn replace_under(&self, line: &str) -> Output {
         let script = format!("{line}; exec \"$0\" \"$@\"");
@@ -105,9 +111,7 @@ fn killed_at_any_moment_it_leaves_the_old_model_or_the_new() {
         let stand = Stand::of(external);
         let mut ended = 0;
         for wait in (0..).map(|i| Duration::from_micros(i * 4000)) {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
-            command.args(&stand.args).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut child = command.spawn().unwrap();
+            let mut child = stand.start();
             std::thread::sleep(wait);
             child.kill().unwrap();
             ended += usize::from(child.wait().unwrap().success());
@@ -153,27 +157,50 @@ fn the_new_model_may_go_to_another_file_system() {
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
 }
 
+fn interrupt(child: &mut Child) -> Option<i32> {
+    let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+    child.wait().unwrap().code()
+}
+
 /// Interrupted while there is a temporary file, it takes that along.
 #[test]
 fn interrupted_it_leaves_no_temporary_file() {
     let stand = Stand::of("always");
-    let before = stand.files();
+    let before = stand.files().len();
     let temporary = || stand.files().iter().any(|f| f.ends_with(".tmp"));
     let mut interrupted = 0;
     // A process may be done before it is seen to write.
     for _ in 0..200 {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
-        let mut child = command.args(&stand.args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = stand.start();
         while !temporary() && child.try_wait().unwrap().is_none() {}
-        let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
-        let code = child.wait().unwrap().code();
+        let code = interrupt(&mut child);
         assert!(matches!(code, Some(0 | 130)), "{code:?}");
-        assert!(!temporary(), "{:?}", stand.files());
+        assert_eq!(stand.files().len(), before, "{:?}", stand.files());
         interrupted += usize::from(code == Some(130));
         if interrupted == 3 {
             break;
         }
     }
     assert!(interrupted > 0);
-    assert_eq!(before.len(), stand.files().len());
+}
+
+/// Interrupted when some of its files have their names and others not, it leaves those of one model.
+#[test]
+fn interrupted_at_any_moment_it_leaves_the_old_model_or_the_new() {
+    let stand = Stand::of("always");
+    let before = stand.files().len();
+    let mut ended = 0;
+    for wait in (0..).map(|i| Duration::from_micros(i * 2000)) {
+        let mut child = stand.start();
+        std::thread::sleep(wait);
+        // Before the handler stands, it is the system that ends the process.
+        ended += usize::from(interrupt(&mut child) == Some(0));
+        let seen = stand.seen();
+        assert!(seen == stand.old || seen == stand.new, "{wait:?}");
+        assert_eq!(stand.files().len(), before, "{wait:?}: {:?}", stand.files());
+        if ended > 2 {
+            break;
+        }
+    }
+    assert!(stand.seen() == stand.new);
 }
