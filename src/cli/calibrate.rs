@@ -13,7 +13,7 @@ use qdq::quantize::learn_ranges;
 use qdq::sample::Share;
 use qdq::target::Target;
 
-use super::data::HowArgs;
+use super::data::{HowArgs, MaskArgs};
 use super::engine::EngineArgs;
 use super::output;
 use super::progress::Progress;
@@ -60,6 +60,9 @@ pub struct CalibrateArgs {
     how: HowArgs,
 
     #[command(flatten)]
+    mask: MaskArgs,
+
+    #[command(flatten)]
     engine: EngineArgs,
 
     /// No progress; warnings only
@@ -100,6 +103,7 @@ impl CalibrateArgs {
         let progress = Progress::new(self.quiet);
         let model = Model::read(path)?;
         let samples = self.how.open(source, &model, &progress)?;
+        let executor = self.mask.engine(executor, &model)?;
         let share = self.shard.unwrap_or(Share::ALL);
         let policy = Policy::of(&self.target);
         let learned = learn_ranges(&model, samples.as_ref(), share, &policy, executor.as_ref(), &progress);

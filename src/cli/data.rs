@@ -3,6 +3,7 @@
 use clap::Args;
 use qdq::error::Result;
 use qdq::events::Events;
+use qdq::exec::{Executor, Masked};
 use qdq::model::{InputSpec, Model};
 use qdq::sample::{Channels, ImageOptions, Layout, PerChannel, Resize, SampleOptions, Samples, Size, open};
 
@@ -17,6 +18,26 @@ pub struct DataArgs {
 
     #[command(flatten)]
     how: HowArgs,
+}
+
+/// What of samples counts.
+#[derive(Args)]
+#[command(next_help_heading = "Samples")]
+pub struct MaskArgs {
+    /// The input [batch, places] that is 0 where samples are filled up, such as attention_mask: padding is neither learned
+    /// from nor compared
+    #[arg(long, value_name = "INPUT")]
+    mask: Option<String>,
+}
+
+impl MaskArgs {
+    /// The engine, which shows nothing of padding if a mask says where that is. Errors as [`Masked::new`].
+    pub fn engine(&self, engine: Box<dyn Executor>, model: &Model) -> Result<Box<dyn Executor>> {
+        match &self.mask {
+            Some(mask) => Ok(Box::new(Masked::new(engine, model, mask)?)),
+            None => Ok(engine),
+        }
+    }
 }
 
 /// How samples are read.

@@ -10,7 +10,7 @@ use qdq::exec::Tract;
 use qdq::model::Model;
 use qdq::pass::Ends;
 
-use super::data::HowArgs;
+use super::data::{HowArgs, MaskArgs};
 use super::gate::Gate;
 use super::memory;
 use super::output;
@@ -50,6 +50,9 @@ pub struct DequantizeArgs {
     #[command(flatten)]
     how: HowArgs,
 
+    #[command(flatten)]
+    mask: MaskArgs,
+
     /// Every output must reach this SQNR in dB, or qdq exits with 1
     #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "data", help_heading = "Gates")]
     min_sqnr: Option<f64>,
@@ -83,7 +86,8 @@ impl DequantizeArgs {
             None => None,
         };
         let recipe = Recipe { ends: if self.open_ranges { Ends::Open } else { Ends::Kept } };
-        let outcome = dequantize(&model, samples.as_deref(), &recipe, &Tract, &progress);
+        let executor = self.mask.engine(Box::new(Tract), &model)?;
+        let outcome = dequantize(&model, samples.as_deref(), &recipe, executor.as_ref(), &progress);
         progress.finish();
         let mut made = outcome.map_err(|e| e.at(format!("`{}`", self.model.display())))?;
         let gate = Gate { min_sqnr: self.min_sqnr, ..Gate::default() };

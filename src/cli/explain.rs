@@ -133,7 +133,8 @@ impl ExplainArgs {
         }
         let samples = self.policy.samples(model, progress)?;
         let known = self.policy.known(model)?;
-        decide(model, known.source(samples.as_deref()), &Recipe { policy }, &Tract, progress)
+        let executor = self.policy.mask.engine(Box::new(Tract), model)?;
+        decide(model, known.source(samples.as_deref()), &Recipe { policy }, executor.as_ref(), progress)
     }
 }
 

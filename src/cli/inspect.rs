@@ -10,7 +10,7 @@ use qdq::inspect::{SortKey, activations, diagnose, forecast, inspect};
 use qdq::model::Model;
 use qdq::number::WeightFormat;
 
-use super::data::HowArgs;
+use super::data::{HowArgs, MaskArgs};
 use super::print::FormArgs;
 use super::progress::Progress;
 
@@ -51,6 +51,9 @@ pub struct InspectArgs {
     how: HowArgs,
 
     #[command(flatten)]
+    mask: MaskArgs,
+
+    #[command(flatten)]
     form: FormArgs,
 }
 
@@ -82,7 +85,8 @@ impl InspectArgs {
         if let Some(source) = &self.data {
             let progress = Progress::new(self.form.quiet);
             let samples = self.how.open(source, &model, &progress)?;
-            let rows = activations(&model, samples.as_ref(), &Tract, &progress);
+            let executor = self.mask.engine(Box::new(Tract), &model)?;
+            let rows = activations(&model, samples.as_ref(), executor.as_ref(), &progress);
             progress.finish();
             inspection.with_activations(rows?);
         }

@@ -20,7 +20,7 @@ use qdq::sample::Samples;
 use qdq::target::Target;
 
 use super::calibrate::read_ranges;
-use super::data::HowArgs;
+use super::data::{HowArgs, MaskArgs};
 use super::target::target;
 
 /// How to quantize, what, and by what samples.
@@ -123,6 +123,9 @@ pub struct PolicyArgs {
 
     #[command(flatten)]
     how: HowArgs,
+
+    #[command(flatten)]
+    pub mask: MaskArgs,
 }
 
 /// What is quantized.

@@ -123,6 +123,7 @@ impl QuantizeArgs {
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
         let samples = self.policy.samples(&model, &progress)?;
+        let executor = self.policy.mask.engine(executor, &model)?;
         let outcome = self.quantize(&model, samples.as_deref(), executor.as_ref(), &progress);
         progress.finish();
         let mut quantized = outcome.map_err(|e| e.at(place()))?;

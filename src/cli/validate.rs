@@ -9,7 +9,7 @@ use qdq::model::Model;
 use qdq::sample::labels as read_labels;
 use qdq::validate::{Questions, validate};
 
-use super::data::DataArgs;
+use super::data::{DataArgs, MaskArgs};
 use super::engine::EnginesArgs;
 use super::gate::Gate;
 use super::print::FormArgs;
@@ -40,6 +40,9 @@ pub struct ValidateArgs {
 
     #[command(flatten)]
     data: DataArgs,
+
+    #[command(flatten)]
+    mask: MaskArgs,
 
     #[command(flatten)]
     engine: EnginesArgs,
@@ -87,6 +90,8 @@ impl ValidateArgs {
         let progress = Progress::new(self.form.quiet);
         let (float, quantized) = (Model::read(&self.float)?, Model::read(&self.quantized)?);
         let samples = self.data.open(&float, &progress)?;
+        let executor = self.mask.engine(executor, &float)?;
+        let deployed = deployed.map(|engine| self.mask.engine(engine, &float)).transpose()?;
         let labels = match &self.labels {
             Some(path) => Some(read_labels(path, samples.as_ref())?),
             None => None,

@@ -3,6 +3,7 @@
 //! The embedded engine is never asked to understand a number format: before a model reaches it, [`lower`] turns what is
 //! quantized into float constants and fake quantization by our own kernels. So it computes what the specification says.
 //! ONNX Runtime gets models as they are written, and shows what it makes of them.
+//! [`Masked`] stands in front of either, and leaves out what they make of padding.
 
 mod arithmetic;
 #[cfg(feature = "tract")]
@@ -11,6 +12,7 @@ mod densify;
 #[cfg(any(feature = "tract", feature = "ort"))]
 mod guard;
 mod lower;
+mod masked;
 #[cfg(feature = "ort")]
 mod onnxruntime;
 mod runner;
@@ -31,6 +33,7 @@ use crate::sample::Sample;
 #[cfg(any(feature = "tract", feature = "ort"))]
 pub use guard::guards_panics;
 pub use lower::{FAKE_QUANTIZE, ROUND_FLOAT, lower};
+pub use masked::Masked;
 #[cfg(feature = "ort")]
 pub use onnxruntime::{OnnxRuntime, Optimization};
 pub use runner::{Runner, Worker, warm_up};

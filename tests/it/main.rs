@@ -38,6 +38,7 @@ mod narrow;
 mod numbers;
 #[cfg(feature = "ort")]
 mod onnxruntime;
+mod padding;
 mod portable;
 mod quantized;
 mod readme;
