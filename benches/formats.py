@@ -32,7 +32,10 @@ def arguments():
     parser.add_argument("--noise", help="another member, in dB, in parentheses")
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument("--qdq", default="target/release/qdq", help="the program, as `cargo build --release` makes it")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if "{}" not in args.score:
+        parser.error("--score: {} has to stand where the path of the model goes")
+    return args
 
 
 def output(command):
@@ -53,13 +56,15 @@ def score(args, model):
         found = json.loads(printed.splitlines()[-1])
     except (IndexError, ValueError):
         sys.exit(f"{shlex.join(command)}: prints no JSON object at the end")
-    if args.metric not in found:
-        sys.exit(f"{shlex.join(command)}: no `{args.metric}` among {', '.join(found)}")
+    if not isinstance(found, dict) or args.metric not in found:
+        sys.exit(f"{shlex.join(command)}: there is no `{args.metric}` in {found}")
+    # A float model has no drift.
     return str(found[args.metric]) + (f" ({found[args.noise]} dB)" if args.noise in found else "")
 
 
 def kib(path):
-    return f"{path.stat().st_size / 1024:.0f} KiB"
+    files = [path, *path.parent.glob(f"{path.name}.*.data")]
+    return f"{sum(file.stat().st_size for file in files) / 1024:.0f} KiB"
 
 
 def main():
@@ -76,7 +81,7 @@ def main():
                 report = json.loads(output([*command, "--force", "-o", made]))
                 scores.append(score(args, made))
                 sizes.append(f"{report['weights']['bits_per_weight']:.2f}, {kib(made)}")
-            # Biases that samples make good what is left to may be new.
+            # Codes that samples choose may come with biases that were not there before.
             print(f"| `{form}` | {' | '.join(scores)} | {' / '.join(dict.fromkeys(sizes))} |", flush=True)
 
 

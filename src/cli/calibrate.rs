@@ -103,7 +103,7 @@ impl CalibrateArgs {
         let progress = Progress::new(self.quiet);
         let model = Model::read(path)?;
         let samples = self.how.open(source, &model, &progress)?;
-        let executor = self.mask.engine(executor, &model)?;
+        let executor = self.mask.engine(executor, &model).at(|| format!("`{}`", path.display()))?;
         let share = self.shard.unwrap_or(Share::ALL);
         let policy = Policy::of(&self.target);
         let learned = learn_ranges(&model, samples.as_ref(), share, &policy, executor.as_ref(), &progress);

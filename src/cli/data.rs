@@ -24,9 +24,9 @@ pub struct DataArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Samples")]
 pub struct MaskArgs {
-    /// The input [batch, places] that is 0 where samples are filled up, such as attention_mask: padding is neither learned
-    /// from nor compared
-    #[arg(long, value_name = "INPUT")]
+    /// The input [batch, places] that is 0 where samples are filled up, such as attention_mask: of values [batch, places,
+    /// channels] and [batch * places, channels], padding is neither learned from nor compared
+    #[arg(long, value_name = "INPUT", requires = "data")]
     mask: Option<String>,
 }
 

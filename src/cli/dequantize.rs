@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qdq::dequantize::{Recipe, dequantize};
-use qdq::error::Result;
+use qdq::error::{Place, Result};
 use qdq::exec::Tract;
 use qdq::model::Model;
 use qdq::pass::Ends;
@@ -86,7 +86,7 @@ impl DequantizeArgs {
             None => None,
         };
         let recipe = Recipe { ends: if self.open_ranges { Ends::Open } else { Ends::Kept } };
-        let executor = self.mask.engine(Box::new(Tract), &model)?;
+        let executor = self.mask.engine(Box::new(Tract), &model).at(|| format!("`{}`", self.model.display()))?;
         let outcome = dequantize(&model, samples.as_deref(), &recipe, executor.as_ref(), &progress);
         progress.finish();
         let mut made = outcome.map_err(|e| e.at(format!("`{}`", self.model.display())))?;

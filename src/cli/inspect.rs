@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use qdq::error::Result;
+use qdq::error::{Place, Result};
 use qdq::exec::Tract;
 use qdq::inspect::{SortKey, activations, diagnose, forecast, inspect};
 use qdq::model::Model;
@@ -85,7 +85,7 @@ impl InspectArgs {
         if let Some(source) = &self.data {
             let progress = Progress::new(self.form.quiet);
             let samples = self.how.open(source, &model, &progress)?;
-            let executor = self.mask.engine(Box::new(Tract), &model)?;
+            let executor = self.mask.engine(Box::new(Tract), &model).at(|| format!("`{}`", self.model.display()))?;
             let rows = activations(&model, samples.as_ref(), executor.as_ref(), &progress);
             progress.finish();
             inspection.with_activations(rows?);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use qdq::error::{Error, ErrorKind, Result};
+use qdq::error::{Error, ErrorKind, Place, Result};
 use qdq::exec::Executor;
 use qdq::model::{Model, Scratch, folder_of};
 use qdq::plan::{Emit, Policy};
@@ -123,7 +123,7 @@ impl QuantizeArgs {
         let model = Model::read(&self.model)?;
         let place = || format!("`{}`", self.model.display());
         let samples = self.policy.samples(&model, &progress)?;
-        let executor = self.policy.mask.engine(executor, &model)?;
+        let executor = self.policy.mask.engine(executor, &model).at(place)?;
         let outcome = self.quantize(&model, samples.as_deref(), executor.as_ref(), &progress);
         progress.finish();
         let mut quantized = outcome.map_err(|e| e.at(place()))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use qdq::error::{Error, ErrorKind, Result};
+use qdq::error::{Error, ErrorKind, Place, Result};
 use qdq::model::Model;
 use qdq::sample::labels as read_labels;
 use qdq::validate::{Questions, validate};
@@ -90,8 +90,8 @@ impl ValidateArgs {
         let progress = Progress::new(self.form.quiet);
         let (float, quantized) = (Model::read(&self.float)?, Model::read(&self.quantized)?);
         let samples = self.data.open(&float, &progress)?;
-        let executor = self.mask.engine(executor, &float)?;
-        let deployed = deployed.map(|engine| self.mask.engine(engine, &float)).transpose()?;
+        let masked = |engine| self.mask.engine(engine, &float).at(|| format!("`{}`", self.float.display()));
+        let (executor, deployed) = (masked(executor)?, deployed.map(masked).transpose()?);
         let labels = match &self.labels {
             Some(path) => Some(read_labels(path, samples.as_ref())?),
             None => None,

@@ -10,10 +10,10 @@ use crate::sample::Sample;
 /// An engine that shows nothing of padding.
 ///
 /// Texts of different lengths are filled up to one, and an input `[batch, places]` says with zeros where: the `attention_mask` of
-/// transformers. What a model makes of those places matters to nobody, and is often most of what there is. Here, of float values
-/// and outputs `[batch, places, channels]` the rows at other places are shown alone, as `[1, rows, channels]`, and of
-/// `[batch * places, channels]` as `[rows, channels]`: so nothing is learned from the others, and none is compared.
-/// Values of other shapes, such as the scores of attention, and models that have no such input are shown as they are.
+/// transformers. What a model makes of those places matters to nobody, and is often most of what there is. Of float values
+/// and outputs `[batch, places, channels]` only the rows at places that count are shown, as `[1, rows, channels]`, and of
+/// `[batch * places, channels]` as `[rows, channels]`: so nothing is learned from padding, and none is compared.
+/// Values of other shapes, such as the heads and scores of attention, and models that have no such input are shown as they are.
 ///
 /// Runs fail with a sample in which no place counts, or whose mask has other than two axes.
 pub struct Masked {
@@ -44,7 +44,7 @@ impl Executor for Masked {
     fn prepare(&self, model: &Model, shapes: &[InputShape], watch: &[String]) -> Result<Box<dyn Prepared>> {
         let prepared = self.engine.prepare(model, shapes, watch)?;
         match InputSpec::all(&model.graph)?.into_iter().position(|input| input.name == self.mask) {
-            Some(place) => Ok(Box::new(Ready { prepared, mask: self.mask.clone(), place })),
+            Some(input) => Ok(Box::new(MaskedModel { prepared, mask: self.mask.clone(), input })),
             None => Ok(prepared),
         }
     }
@@ -56,36 +56,40 @@ impl Executor for Masked {
     fn rewritten(&self, model: &Model) -> Result<Option<Model>> {
         self.engine.rewritten(model)
     }
-}
 
-/// A model that takes a mask.
-struct Ready {
-    prepared: Box<dyn Prepared>,
-    mask: String,
-    /// The place of the mask among the inputs.
-    place: usize,
-}
-
-impl Prepared for Ready {
-    fn session(&self) -> Result<Box<dyn Session>> {
-        let session = self.prepared.session()?;
-        Ok(Box::new(Running { session, mask: self.mask.clone(), place: self.place, rows: Vec::new() }))
+    fn unmasked(&self) -> Option<&dyn Executor> {
+        Some(&*self.engine)
     }
 }
 
-struct Running {
+/// A model that takes a mask.
+struct MaskedModel {
+    prepared: Box<dyn Prepared>,
+    mask: String,
+    /// Which of the inputs is the mask.
+    input: usize,
+}
+
+impl Prepared for MaskedModel {
+    fn session(&self) -> Result<Box<dyn Session>> {
+        let session = self.prepared.session()?;
+        Ok(Box::new(MaskedSession { session, mask: self.mask.clone(), input: self.input, rows: Vec::new() }))
+    }
+}
+
+struct MaskedSession {
     session: Box<dyn Session>,
     mask: String,
-    place: usize,
+    input: usize,
     /// Room for the rows that are shown.
     rows: Vec<f32>,
 }
 
-impl Running {
-    fn counting(&self, sample: &Sample) -> Result<Option<Counting>> {
+impl MaskedSession {
+    fn kept(&self, sample: &Sample) -> Result<Option<Kept>> {
         let wrong = |what: String, way_out: &str| Error::new(ErrorKind::Data, what).hint(way_out);
         let mask = &self.mask;
-        let Some(tensor) = sample.inputs.get(self.place) else { return Ok(None) };
+        let Some(tensor) = sample.inputs.get(self.input) else { return Ok(None) };
         let &[batch, places] = tensor.shape() else {
             let what = format!("`{mask}` is {}, and a mask is [batch, places]", listed(tensor.shape()));
             return Err(wrong(what, "leave out `--mask`"));
@@ -96,34 +100,34 @@ impl Running {
             let what = format!("`{mask}` is 0 everywhere: there is nothing but padding");
             return Err(wrong(what, "leave such samples out, or `--mask`"));
         }
-        Ok((rows < counts.len()).then_some(Counting { size: [batch, places], counts, rows }))
+        Ok((rows < counts.len()).then_some(Kept { size: [batch, places], counts, rows }))
     }
 }
 
-impl Session for Running {
+impl Session for MaskedSession {
     fn run(&mut self, sample: &Sample, see: &mut dyn FnMut(Seen<'_>)) -> Result<Vec<Tensor>> {
-        let Some(counting) = self.counting(sample)? else { return self.session.run(sample, see) };
+        let Some(kept) = self.kept(sample)? else { return self.session.run(sample, see) };
         let rows = &mut self.rows;
-        let mut without = |seen: Seen<'_>| match counting.shape_of(seen.shape) {
+        let mut without = |seen: Seen<'_>| match kept.shape_of(seen.shape) {
             Some(shape) => {
                 rows.clear();
-                counting.pick(seen.numbers, rows);
+                kept.pick(seen.numbers, rows);
                 see(Seen { shape: &shape, numbers: rows, ..seen });
             }
             None => see(seen),
         };
         let outputs = self.session.run(sample, &mut without)?;
-        outputs.into_iter().map(|output| counting.of(output)).collect()
+        outputs.into_iter().map(|output| kept.of(output)).collect()
     }
 
     fn outputs(&mut self, sample: &Sample) -> Result<Vec<Tensor>> {
-        let Some(counting) = self.counting(sample)? else { return self.session.outputs(sample) };
-        self.session.outputs(sample)?.into_iter().map(|output| counting.of(output)).collect()
+        let Some(kept) = self.kept(sample)? else { return self.session.outputs(sample) };
+        self.session.outputs(sample)?.into_iter().map(|output| kept.of(output)).collect()
     }
 }
 
 /// The places of a sample that count, not all of them.
-struct Counting {
+struct Kept {
     /// Batch and places.
     size: [usize; 2],
     counts: Vec<bool>,
@@ -131,7 +135,7 @@ struct Counting {
     rows: usize,
 }
 
-impl Counting {
+impl Kept {
     /// The shape of what is left of a value of that shape; `None` where it has no row for each place.
     fn shape_of(&self, shape: &[usize]) -> Option<Vec<usize>> {
         match *shape {
@@ -142,17 +146,17 @@ impl Counting {
     }
 
     /// Puts the rows that count behind what is there.
-    fn pick(&self, numbers: &[f32], rows: &mut Vec<f32>) {
-        let channels = numbers.len() / self.counts.len();
-        let all = (0..self.counts.len()).map(|row| &numbers[row * channels..(row + 1) * channels]);
+    fn pick<T: Copy>(&self, all: &[T], rows: &mut Vec<T>) {
+        let size = all.len() / self.counts.len();
+        let all = (0..self.counts.len()).map(|row| &all[row * size..(row + 1) * size]);
         all.zip(&self.counts).filter(|(_, counts)| **counts).for_each(|(row, _)| rows.extend(row));
     }
 
     fn of(&self, output: Tensor) -> Result<Tensor> {
         let Some(shape) = self.shape_of(output.shape()).filter(|_| output.is_float()) else { return Ok(output) };
         let mut rows = Vec::new();
-        self.pick(&output.f32s()?, &mut rows);
-        Ok(Tensor::from_f32(shape, rows))
+        self.pick(output.bytes(), &mut rows);
+        Tensor::new(output.dtype(), shape, rows.into())
     }
 }
 
@@ -160,25 +164,25 @@ impl Counting {
 mod tests {
     use super::*;
 
-    fn counting() -> Counting {
-        Counting { size: [2, 3], counts: vec![true, false, false, true, true, false], rows: 3 }
+    fn kept() -> Kept {
+        Kept { size: [2, 3], counts: vec![true, false, false, true, true, false], rows: 3 }
     }
 
     #[test]
     fn rows_that_count_are_left() {
         let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let one = counting().of(Tensor::from_f32(vec![2, 3, 2], x.clone())).unwrap();
+        let one = kept().of(Tensor::from_f32(vec![2, 3, 2], x.clone())).unwrap();
         assert_eq!((one.shape(), &*one.f32s().unwrap()), (&[1, 3, 2][..], &[0.0, 1.0, 6.0, 7.0, 8.0, 9.0][..]));
-        let flat = counting().of(Tensor::from_f32(vec![6, 2], x)).unwrap();
+        let flat = kept().of(Tensor::from_f32(vec![6, 2], x)).unwrap();
         assert_eq!((flat.shape(), &*flat.f32s().unwrap()), (&[3, 2][..], &*one.f32s().unwrap()));
     }
 
     #[test]
     fn what_has_no_row_for_each_place_stays() {
         for shape in [vec![2, 4, 2], vec![3, 2, 2], vec![2, 3], vec![2, 3, 1, 2], vec![6], vec![]] {
-            assert_eq!(counting().shape_of(&shape), None, "{shape:?}");
+            assert_eq!(kept().shape_of(&shape), None, "{shape:?}");
         }
         let integers = Tensor::from_i64(vec![6, 1], vec![1; 6]);
-        assert_eq!(counting().of(integers).unwrap().shape(), [6, 1]);
+        assert_eq!(kept().of(integers).unwrap().shape(), [6, 1]);
     }
 }

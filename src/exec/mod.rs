@@ -65,6 +65,12 @@ pub trait Executor: Sync {
         let _ = model;
         Ok(None)
     }
+
+    /// The engine that shows whole values, where this one leaves some of them out ([`Masked`]): for whoever hands values on to
+    /// another model.
+    fn unmasked(&self) -> Option<&dyn Executor> {
+        None
+    }
 }
 
 /// A model that is ready to run, to be shared by threads.

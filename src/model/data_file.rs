@@ -156,8 +156,9 @@ pub(super) fn data_named_at(model: &Path) -> Vec<PathBuf> {
     names.filter(|data| speaks_of(model, data)).collect()
 }
 
-/// Those of the data files, without the used one, that no other `.onnx` file of the model's folder names.
-pub(super) fn unnamed(model: &Path, mut data: Vec<PathBuf>, used: Option<&Path>) -> Vec<PathBuf> {
+/// Those of the data files, which lie beside the model, that will be of no use once it names `used` and nothing else: no other
+/// `.onnx` file of the folder names them.
+pub(super) fn obsolete_data(model: &Path, mut data: Vec<PathBuf>, used: Option<&Path>) -> Vec<PathBuf> {
     if data.is_empty() {
         return data;
     }
@@ -165,9 +166,10 @@ pub(super) fn unnamed(model: &Path, mut data: Vec<PathBuf>, used: Option<&Path>)
     let others: Vec<PathBuf> = entries
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "onnx") && p != model)
+        .filter(|p| p.extension().is_some_and(|e| e == "onnx") && p.file_name() != model.file_name())
         .collect();
-    data.retain(|data| Some(data.as_path()) != used && !others.iter().any(|other| speaks_of(other, data)));
+    let used = used.and_then(Path::file_name);
+    data.retain(|data| data.file_name() != used && !others.iter().any(|other| speaks_of(other, data)));
     data
 }
 

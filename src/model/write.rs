@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Buf;
 
 use super::Model;
-use super::data_file::{DataFile, data_named_at, name_location, unnamed};
+use super::data_file::{DataFile, data_named_at, name_location, obsolete_data};
 use super::map::release;
 use super::unfinished::{Along, folder_of, name, temporary};
 use super::wire::Pieces;
@@ -104,7 +104,7 @@ impl Model {
             if pieces.len() > PROTOBUF_LIMIT {
                 return Err(too_large(pieces.len()));
             }
-            let obsolete = unnamed(path, before, None);
+            let obsolete = obsolete_data(path, before, None);
             let model = replace_by(path, pieces, Along { needed: None, obsolete: &obsolete })?;
             return Ok(Written { model, data: None });
         }
@@ -120,7 +120,7 @@ impl Model {
         let mut slim = self.clone();
         data.take_from(&mut slim, options.threshold).map_err(fail)?;
         let (name, kept) = data.keep(path).map_err(fail)?;
-        let obsolete = unnamed(path, before, Some(&name));
+        let obsolete = obsolete_data(path, before, Some(&name));
         let location = name.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         name_location(&mut slim, &location);
         let pieces = slim.pieces();

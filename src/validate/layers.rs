@@ -49,7 +49,7 @@ struct Shared {
 ///
 /// The float model runs once, watched. The quantized model runs twice: as it is, for the accumulated error, and cut at
 /// every shared value, so that each layer gets the float model's values, for the error of its own.
-/// Errors as running the models does.
+/// Values are whole, padding too ([`Executor::unmasked`]): layers get them as inputs. Errors as running the models does.
 pub fn compare_layers(
     float: &Model,
     quantized: &Model,
@@ -59,6 +59,7 @@ pub fn compare_layers(
     events: &dyn Events,
 ) -> Result<Vec<LayerDrift>> {
     // Operators on codes have no value in common with the float model; the float operators that they stand for have.
+    let executor = executor.unmasked().unwrap_or(executor);
     let mut quantized = quantized.clone();
     expand(&mut quantized, &mut |_, _, _| {})?;
     let quantized = &quantized;

@@ -45,6 +45,19 @@ fn models_cut_short() {
     }
 }
 
+#[test]
+fn masks_that_say_nothing() {
+    let desk = Desk::new();
+    let nope = desk.quantize_digits(&["--mask", "nope"]);
+    nope.is_error_with_hint("`fixtures/digits/model.onnx`: the model has no input `nope` that could be a mask");
+    assert!(nope.words.contains("name one of its inputs: `input`"), "{}", nope.words);
+    desk.quantize_digits(&["--mask", "input"]).is_error_with_hint("a mask is [batch, places]");
+    desk::run(&["inspect", DIGITS, "--mask", "input"]).is_usage();
+    let out = desk.path("out");
+    desk::run(&["quantize", DIGITS, "--mode", "weights", "--mask", "input", "-o", &out]).is_usage();
+    assert!(desk.names().is_empty());
+}
+
 #[cfg(not(feature = "ort"))]
 #[test]
 fn an_engine_that_was_not_built_in() {

@@ -157,6 +157,22 @@ fn the_new_model_may_go_to_another_file_system() {
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
 }
 
+/// However its path is written.
+#[test]
+fn data_of_a_model_that_is_replaced_go() {
+    let (desk, elsewhere) = (Desk::new(), Desk::new());
+    let [one, other] = [0.5, 1.5].map(|number| elsewhere.model(&format!("{number}.onnx"), &with_weights(1, number)));
+    for out in ["m.onnx", "./m.onnx", &desk.path("m.onnx")] {
+        for model in [&one, &other, &other] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_qdq"));
+            command.args(["quantize", model, "--mode", "weights", "--external-data", "always", "--force", "-o", out]);
+            assert!(command.current_dir(desk.path("")).output().unwrap().status.success());
+            assert_eq!(desk.names().len(), 2, "{out}: {:?}", desk.names());
+            Model::read(Path::new(&desk.path("m.onnx"))).unwrap();
+        }
+    }
+}
+
 fn interrupt(child: &mut Child) -> Option<i32> {
     let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
     child.wait().unwrap().code()

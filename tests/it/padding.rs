@@ -2,7 +2,7 @@
 
 use crate::common::{InMemory, floats, node, noise, value, weights};
 use qdq::events::Silent;
-use qdq::exec::{Executor, Masked, Tract};
+use qdq::exec::{Executor, Masked, Runner, Tract};
 use qdq::model::{DataType, GraphProto, Model, ModelProto, Tensor};
 use qdq::number::WeightFormat;
 use qdq::plan::{Policy, Steps};
@@ -95,13 +95,34 @@ fn padding_is_not_compared() {
     let recipe = Recipe { policy: Policy { steps: Steps::NONE, ..Policy::of(&ORT_CPU) } };
     let quantized = quantize(&float, &bare, &recipe, &Tract, &Silent).unwrap().model;
     let questions = Questions { layers: true, ..Questions::default() };
-    let drift = |samples: &InMemory, engine: &dyn Executor| {
-        let found = validate(&float, &quantized, samples, &questions, engine, &Silent).unwrap();
-        (found.outputs, found.layers)
+    let found = |samples: &InMemory, engine: &dyn Executor| {
+        validate(&float, &quantized, samples, &questions, engine, &Silent).unwrap()
     };
-    let right = drift(&bare, &Tract);
-    assert!(drift(&filled, &masked) == right);
-    assert!(drift(&filled, &Tract).0 != right.0);
+    let (right, without, with) = (found(&bare, &Tract), found(&filled, &Tract), found(&filled, &masked));
+    assert!(with.outputs == right.outputs && without.outputs != right.outputs);
+    // Layers get whole values as inputs, and are compared on these.
+    assert!(with.layers == without.layers && with.layers.is_some_and(|layers| !layers.is_empty()));
+}
+
+/// A batch of two texts is the rows of both, and what has no row for each place stays whole.
+#[test]
+fn rows_of_a_batch_are_one_after_the_other() {
+    let float = texts();
+    let (one, other) = (noise(1, 4 * 3), noise(2, 4 * 2));
+    let filled = [&one[..], &other, &[9.0; 4]].concat();
+    let mask = Tensor::from_i64(vec![2, 3], vec![1, 1, 1, 1, 1, 0]);
+    let sample = Sample { inputs: vec![Tensor::from_f32(vec![2, 3, 4], filled), mask] };
+    let masked = masked(&float);
+    let outputs = |engine: &dyn Executor, sample: &Sample| {
+        let runner = Runner::new(engine, &float, vec!["r".to_owned()]).unwrap();
+        let mut shape = Vec::new();
+        let outputs = runner.worker().run(sample, &mut |seen| shape = seen.shape.to_vec()).unwrap();
+        (outputs[0].shape().to_vec(), outputs[0].f32s().unwrap().to_vec(), shape)
+    };
+    let (shape, kept, seen) = outputs(&masked, &sample);
+    let (whole, all, _) = outputs(&Tract, &sample);
+    assert_eq!((shape, seen, whole), (vec![1, 5, 5], vec![1, 5, 24], vec![2, 3, 5]));
+    assert_eq!(kept, all[..25]);
 }
 
 #[test]
