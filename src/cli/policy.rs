@@ -48,7 +48,8 @@ pub struct PolicyArgs {
     #[arg(long)]
     power_activations: bool,
 
-    /// The format of weights, as `qdq formats` lists them: int4, int4/b32, int4/g16, nf4, mxfp4, kmeans4, ... [default: the target's]
+    /// The format of weights, as `qdq formats` lists them: int4, int4/b32, int4/g16, nf4, mxfp4, kmeans4, ... [default: the
+    /// target's]
     #[arg(long, value_name = "FORMAT", value_parser = weight_format)]
     weights: Option<WeightFormat>,
 

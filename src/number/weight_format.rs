@@ -8,7 +8,8 @@ use super::{Format, Granularity, Levels, Over, ScaleForm, Scheme};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A format of weights, as users write it: its name, and behind slashes what is otherwise than in the table:
-/// `int4`, `int4/b32` (blocks of 32), `int4/g16` (groups of 16 output channels), `int8/tensor`, `int8/narrow` (without the lowest code), `int4/affine`.
+/// `int4`, `int4/b32` (blocks of 32), `int4/g16` (groups of 16 output channels), `int8/tensor`, `int8/narrow` (without the lowest
+/// code), `int4/affine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightFormat {
     /// The name users write, `mxfp4`.
@@ -169,10 +170,9 @@ impl WeightFormat {
             (Share::Channels(_) | Share::Block(_), Some(axis), _) => Granularity::Channel { axis },
             _ => Granularity::Tensor,
         };
-        let joined = if let (Share::Channels(n), Granularity::Channel { .. }) = (self.share, granularity) {
-            n
-        } else {
-            NonZeroUsize::MIN
+        let joined = match (self.share, granularity) {
+            (Share::Channels(count), Granularity::Channel { .. }) => count,
+            _ => NonZeroUsize::MIN,
         };
         let scales = self.scales.along(channels);
         Scheme { narrow: self.narrow, scales, joined, ..Scheme::new(self.format, self.symmetric, granularity) }

@@ -425,8 +425,8 @@ fn bias_axis(bias: &Tensor, channels: usize) -> Option<usize> {
     (channels > 0 && bias.len() == channels && bias.shape()[last] == channels).then_some(last)
 }
 
-/// The range of a weight, or of each of its channels, as the method chooses it for those that are joined together. Channels of zeros keep what they have
-/// from extreme to extreme.
+/// The range of a weight, or of each of its channels, as the method chooses it for those that are joined together. Channels of
+/// zeros keep what they have from extreme to extreme.
 pub(super) fn weight_ranges(tensor: &Tensor, scheme: &Scheme, clip: Method) -> Result<Vec<Range>> {
     let mut ranges = extreme_ranges(tensor, scheme)?;
     if clip.needs_extremes_only() {

@@ -137,22 +137,15 @@ impl Policy {
     /// input is quantized too (`static_input`) has none, since onnxruntime 1.31 fuses it into a kernel that then refuses them.
     pub fn weight_scheme(&self, rule: &OpRule, node: &NodeProto, shape: &[usize], static_input: bool) -> Scheme {
         let refused = static_input && self.weights.storage.bits() == 8 && node.is("MatMul");
-        let size = self.block_size.map(NonZeroUsize::get).filter(|_| !refused);
-        let blocks = size.zip(rule.summed_axis(node, shape.len()));
+        let inputs = rule.summed_axis(node, shape.len()).filter(|_| !refused);
+        let channels = rule.channel_axis(node, shape.len());
         let per_channel = self.per_channel && !self.target.one_scale(node.op_type());
-        let granularity = match (blocks, rule.channel_axis(node, shape.len())) {
-            (Some((size, axis)), _) if shape[axis] >= size => Granularity::Block { axis, size },
-            (_, Some(axis)) if per_channel => Granularity::Channel { axis },
-            _ => Granularity::Tensor,
-        };
-        let channels = matches!(granularity, Granularity::Channel { .. });
-        let joined = if channels { self.joined_channels } else { NonZeroUsize::MIN };
+        let shared = self.weight_format().scheme(shape, channels.filter(|_| per_channel), inputs);
         let symmetric = self.symmetric_weights.unwrap_or(self.weights.signed());
         // The lowest code is spared for kernels that multiply bytes.
         let spared = self.target.narrow_weights && self.weights.bits == 8;
         let narrow = symmetric && (spared || self.narrow_weights);
-        let scales = self.weight_scales.along(rule.channel_axis(node, shape.len()));
-        Scheme { narrow, scales, joined, ..Scheme::new(self.weights, symmetric, granularity) }
+        Scheme { symmetric, narrow, scales: self.weight_scales.along(channels), ..shared }
     }
 
     /// The format of weights with its scales, as users name it.

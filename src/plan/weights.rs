@@ -315,8 +315,8 @@ fn takes_zero_points(policy: &Policy, mode: Mode, node: &NodeProto, scheme: &Sch
     affine && fits && linear && scheme.format.bits >= 7 && !blocks
 }
 
-/// Scales and zero points for what a node of that rule multiplies by, which may be stored as one with a table; `None` where a number
-/// is not finite.
+/// Scales and zero points for what a node of that rule multiplies by, which may be stored as one with a table; `None` where a
+/// number is not finite.
 pub(crate) fn params_of_weight(
     policy: &Policy,
     mode: Mode,

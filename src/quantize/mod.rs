@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::events::Events;
 use crate::exec::{Executor, Runner, warm_up};
 use crate::model::{Model, fingerprint};
-use crate::number::Range;
+use crate::number::{Range, Share};
 use crate::pass::{self, Context, InlineFunctions, Insert, ToQOperator};
 use crate::plan::{Emit, Plan, Policy, Reconstructed, Steps, Switch, watch_list};
 use crate::sample::Samples;
@@ -454,7 +454,12 @@ fn sign(model: &mut Model, policy: &Policy, counts: &Counts) {
                 }
             },
             kind(policy.weights, policy.weights.signed()),
-            if policy.per_channel { "per channel" } else { "per tensor" },
+            match policy.weight_format().share {
+                Share::Tensor => "per tensor".to_owned(),
+                Share::CHANNEL => "per channel".to_owned(),
+                Share::Channels(count) => format!("per {count} channels"),
+                Share::Block(size) => format!("per block of {size}"),
+            },
             policy.weight_clip,
         ),
     );

@@ -82,8 +82,8 @@ pub(super) struct Stages<'a> {
 /// With stages, layers read what comes behind the codes of the stages before theirs. The first ones of a stage make good what they
 /// can of what those lost. Then scales and codes take turns, too, which costs time.
 ///
-/// Formats of fewer than 8 bits get scales that are searched for, too, and those with tables of their own other tables. Left to the nearest codes are weights of operators
-/// without patches ([`Patches`]), and those whose inputs the samples never show.
+/// Formats of fewer than 8 bits get scales that are searched for, too, and those with tables of their own other tables. Left to
+/// the nearest codes are weights of operators without patches ([`Patches`]), and those whose inputs the samples never show.
 pub(super) fn reconstruct(
     model: &Model,
     plan: &Plan,

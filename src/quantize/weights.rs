@@ -26,12 +26,12 @@ use crate::validate::{compare, modern};
 ///
 /// With samples and an engine, the two models are run and compared; with none, nothing is run. Where the policy's rounding asks
 /// for what layers read, or the steps for channels to be smoothed ([`CodeNoise`], with [`Switch::On`] alone), most of the samples
-/// show it and the others are compared. With scratch space, codes
-/// wait there for being written, so that memory holds the weights only that are being read.
+/// show it and the others are compared. With scratch space, codes wait there for being written, so that memory holds the weights
+/// only that are being read.
 ///
 /// Errors when the policy asks for what cannot be ([`Policy::check_mode`]), or for channels to be smoothed and there are no
-/// samples, when the model holds operators that cannot
-/// be raised to the opset that the emitted nodes need, and when there is no weight to quantize.
+/// samples, when the model holds operators that cannot be raised to the opset that the emitted nodes need, and when there is no
+/// weight to quantize.
 pub fn quantize_weights(
     model: &Model,
     policy: &Policy,

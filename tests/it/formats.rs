@@ -304,6 +304,9 @@ fn joined_channels_have_one_scale_whatever_chooses_it() {
                 let policy = Policy { rounding, weight_clip: clip, ..policy(&format, StorageForm::Native) };
                 let made = quantize_weights(&float, &policy, Some((&samples, &Tract)), None, &Silent).unwrap();
                 made.model.graph.check().unwrap();
+                let recipe = made.model.metadata().metadata_props.iter().find(|p| p.key() == "qdq.recipe").unwrap();
+                let count = name.split_once('g').unwrap().1;
+                assert!(recipe.value().contains(&format!("per {count} channels")), "{}", recipe.value());
                 let own = |d: &qdq::plan::ConstantDecision| {
                     let params = &d.params;
                     let pairs: Vec<_> = (0..params.scales().len()).map(|c| params.channel(c)).collect();
